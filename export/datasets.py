@@ -1,0 +1,99 @@
+"""Reading labelled images: ``real/`` + ``fake/`` folders at any depth, and CSV manifests."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+LABELS = {"real": 0, "fake": 1}
+_SPLITS = ("train", "val", "cal", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled file; ``source`` names where it comes from, ``split`` is "" when the layout names none."""
+
+    path: Path
+    label: str
+    source: str
+    split: str
+    category: str = ""
+    caption: str = ""
+
+
+def find_folders(root: Path, split: str = "") -> list[Sample]:
+    """Return every image that lies under a folder named ``real`` or ``fake`` anywhere below ``root``, sorted by path.
+
+    The folder above (skipping a ``train``/``val``/``cal``/``test`` level) names the source; with ``split`` only files
+    of that split are returned.
+
+    Raises:
+        FileNotFoundError: no such file is found.
+    """
+    samples = []
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES:
+            continue
+        parts = path.relative_to(root).parts[:-1]
+        at = next((i for i in reversed(range(len(parts))) if parts[i] in LABELS), None)
+        if at is None:
+            continue
+        above = [p for p in parts[:at] if p not in _SPLITS]
+        found = next((p for p in parts[:at] if p in _SPLITS), "")
+        if split and found != split:
+            continue
+        samples.append(Sample(path, parts[at], "/".join(above) or root.name, found))
+    if not samples:
+        wanted = f" of split {split!r}" if split else ""
+        raise FileNotFoundError(f"no images{wanted} under real/ or fake/ in {root}")
+    return samples
+
+
+def read_manifest(path: Path, categories: dict[str, str]) -> list[Sample]:
+    """Return the rows of a CSV manifest whose ``kind`` maps to a category, in file order.
+
+    Columns: file (relative to the manifest), split, source, kind, label, caption. ``categories`` maps a kind to one of
+    the prompt bank's category names; the finer label or the first caption becomes the caption.
+    """
+    samples = []
+    with path.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            category = categories.get(row["kind"])
+            if category is None:
+                continue
+            finer = row["label"].split("__")[-1].replace("_", " ").replace("-", " ").lower()
+            caption = row["caption"].split("|")[0].strip() or finer
+            label = row["label"] if row["label"] in LABELS else ""
+            samples.append(Sample(path.parent / row["file"], label, row["source"], row["split"], category, caption))
+    return samples
+
+
+def read_image(path: Path, longest: int | None = None) -> npt.NDArray[np.uint8]:
+    """Return RGB pixels [H, W, 3] uint8, EXIF orientation applied, shrunk so that the longest side is ``longest``.
+
+    Raises:
+        ValueError: the file is no image that OpenCV reads.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"not a readable image: {path}")
+    if longest is not None and max(image.shape[:2]) > longest:
+        scale = longest / max(image.shape[:2])
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def by_source(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Group samples by their source, keeping order."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.source, []).append(sample)
+    return groups

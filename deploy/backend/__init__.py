@@ -1,0 +1,1 @@
+"""What the Triton python-backend models share: error answers per request, threads, and ONNX Runtime execution."""

@@ -1,0 +1,76 @@
+"""Helpers for ``model.py`` files: one error answer per request, strings, batches and thread counts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from veridict.forensics.errors import ImageError
+from veridict.forensics.signature import Tensor
+
+
+def limit_threads(count: int = 1) -> None:
+    """Fix the OpenMP, BLAS and OpenCV thread counts of this process; call before the libraries start their pools.
+
+    A stub per model that each starts a pool per core oversubscribes the machine and collapses throughput.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
+    import cv2
+
+    cv2.setNumThreads(count)
+
+
+def parameter(args: dict[str, str], name: str, default: str) -> str:
+    """Return a string parameter of the model's configuration."""
+    parameters = json.loads(args["model_config"]).get("parameters", {})
+    return str(parameters.get(name, {}).get("string_value", default))
+
+
+def version_folder(args: dict[str, str]) -> Path:
+    """Return the folder that holds this model version's files."""
+    return Path(args["model_repository"]) / args["model_version"]
+
+
+def read(request: Any, tensor: Tensor) -> np.ndarray:
+    """Return a request's input as an array with its batch dimension."""
+    array: np.ndarray = pb_utils.get_input_tensor_by_name(request, tensor.name).as_numpy()
+    return array
+
+
+def write(tensor: Tensor, values: Sequence[Any] | np.ndarray) -> Any:
+    """Return an output tensor; strings and documents become BYTES [N, 1]."""
+    if tensor.dtype == "STRING":
+        encoded = [v if isinstance(v, bytes) else v.encode() for v in values]
+        return pb_utils.Tensor(tensor.name, np.array(encoded, dtype=np.object_).reshape(-1, 1))
+    return pb_utils.Tensor(tensor.name, np.ascontiguousarray(values))
+
+
+def refuse(error: ImageError) -> Any:
+    """Return the INVALID_ARGUMENT answer that carries an image error's code."""
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+
+
+def fail(what: str, error: Exception) -> Any:
+    """Log an unexpected failure and return an INTERNAL answer that leaks nothing of it."""
+    pb_utils.Logger.log_error(f"{what}: {type(error).__name__}: {error}")
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"[server.internal] {what} failed"))
+
+
+def answer_each(requests: Sequence[Any], what: str, answer: Callable[[Any], Any]) -> list[Any]:
+    """Return ``answer(request)`` for each request; one that raises gets an error answer and the others theirs."""
+    responses = []
+    for request in requests:
+        try:
+            responses.append(answer(request))
+        except ImageError as error:
+            responses.append(refuse(error))
+        except Exception as error:  # one bad request must not take the batch down with it
+            responses.append(fail(what, error))
+    return responses

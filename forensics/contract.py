@@ -1,0 +1,164 @@
+"""The answer: one frozen :class:`Verdict` per image, its JSON document (schema ``veridict/1``) and its six-line text.
+
+Standard library only, so the client can parse answers without any image package.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+SCHEMA = "veridict/1"
+Reading = Literal["low", "normal", "high", ""]
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """The judged file: sha256 of its bytes, JPEG/PNG/WEBP, upright size in pixels, size in bytes."""
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Category:
+    """What kind of picture it is: the best label, and a probability per label (they sum to 1)."""
+
+    label: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClipPrediction:
+    """The zero-shot softmax over "a real image" and "a deepfake image"; sums to 1."""
+
+    real: float
+    deepfake: float
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face: box [x, y, width, height] in pixels of the upright image, and the face CNN's fake probability."""
+
+    box: tuple[int, int, int, int]
+    fake_probability: float
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One forensic signal; ``percentile`` (0..100) is among real photographs of like size."""
+
+    value: float | None
+    percentile: float | None
+    reading: Reading
+    applicable: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One term of the answer's logit: ``contribution`` > 0 speaks for deepfake; the terms sum to the logit."""
+
+    signal: str
+    value: float | None
+    percentile: float | None
+    weight: float
+    contribution: float
+    text: str
+
+
+@dataclass(frozen=True)
+class ModelVersions:
+    """The sha256 (first 12 digits) of what judged: CLIP image encoder, face CNN, calibration file."""
+
+    clip: str
+    face_cnn: str
+    calibration: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The whole answer about one image. See the module for the JSON and text forms."""
+
+    request_id: str
+    image: ImageFacts
+    verdict: Literal["real", "deepfake"]
+    fake_probability: float
+    confidence: Literal["high", "low"]
+    category: Category
+    clip: ClipPrediction
+    faces: tuple[Face, ...]
+    forensics: dict[str, Signal]
+    explanation: str
+    evidence: tuple[Evidence, ...]
+    models: ModelVersions
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the document as one line of JSON."""
+        document = asdict(self)
+        return json.dumps({"schema": document.pop("schema"), **document}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Verdict:
+        """Parse a document; fields this version does not know are ignored.
+
+        Raises:
+            ValueError: the text is no ``veridict/1`` document.
+        """
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ValueError(f"not a {SCHEMA} document")
+        try:
+            verdict = _build(cls, document)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"malformed {SCHEMA} document: {error}") from error
+        assert isinstance(verdict, cls)
+        return verdict
+
+    def to_text(self) -> str:
+        """Return the six lines people read."""
+        lead = "Deepfake" if self.clip.deepfake >= self.clip.real else "Real"
+        doubt = "" if self.confidence == "high" else ", low confidence: needs a human"
+        lines = (
+            ("Image Category", self.category.label.capitalize()),
+            ("CLIP Prediction", f"{lead} (Real={self.clip.real:.2f}, Deepfake={self.clip.deepfake:.2f})"),
+            ("Blur Score", _signal_text(self.forensics["blur"], _BLUR_READINGS)),
+            ("Noise Residual Mean", _signal_text(self.forensics["noise"], _NOISE_READINGS)),
+            ("Final Verdict", f"{self.verdict.capitalize()} (p={self.fake_probability:.2f}{doubt})"),
+            ("Explanation", self.explanation),
+        )
+        return "\n".join(f"{name:<20}: {value}" for name, value in lines)
+
+
+_BLUR_READINGS = {"low": "Low -> less sharp than most photographs", "high": "High -> sharper than most photographs"}
+_NOISE_READINGS = {"low": "Low -> smoother than most photographs", "high": "High -> noisier than most photographs"}
+
+
+def _signal_text(signal: Signal, readings: dict[str, str]) -> str:
+    if signal.value is None:
+        return f"n/a ({signal.why_not})"
+    return f"{signal.value:.2f} ({readings.get(signal.reading, 'Normal')})"
+
+
+def _build(kind: Any, value: Any) -> Any:
+    """Build ``kind`` (a dataclass, tuple, dict or plain type) from decoded JSON."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _build(hints[f.name], value[f.name]) for f in fields(kind) if f.name in value})
+    if origin is tuple:
+        return tuple(_build(arguments[0], item) for item in value)
+    if origin is dict:
+        return {str(key): _build(arguments[1], item) for key, item in value.items()}
+    if origin in (Union, UnionType):
+        return None if value is None else _build(next(a for a in arguments if a is not type(None)), value)
+    if kind is float:
+        return float(value)
+    return value

@@ -1,0 +1,145 @@
+"""From encoded bytes to pixels, once per image: allow-list, limits from the header, then one decode."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from .errors import ImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+# Our own limit is far below the one Pillow warns at; the warning would only repeat our error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+_ORIENTATION_TAG = 274
+_SIGNATURES = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"<svg": "SVG", b"<?xml": "SVG or XML"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused before pixels are touched."""
+
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+    max_frames: int = 256
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One decoded image: RGB pixels uint8 [H, W, 3] upright, and the facts of the file they came from."""
+
+    pixels: Pixels
+    format: str
+    bytes: int
+    sha256: str
+    frames: int = 1
+
+    @property
+    def width(self) -> int:
+        """Return the width in pixels after orientation."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Return the height in pixels after orientation."""
+        return int(self.pixels.shape[0])
+
+
+def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:  # noqa: B008 - frozen value
+    """Decode a JPEG, PNG or WebP file to upright RGB pixels.
+
+    Byte, pixel and frame limits are checked from the header first. EXIF orientation is applied; transparency is laid on
+    white; CMYK and 16-bit files are converted; of an animation the first frame is taken.
+
+    Raises:
+        ImageError: the file is refused, with the code that says why.
+    """
+    if not data:
+        raise ImageError("image.empty")
+    if len(data) > limits.max_bytes:
+        raise ImageError("image.too_large", f"{len(data)} bytes, limit {limits.max_bytes}")
+    image = _open(data)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError("image.corrupt", f"{width}x{height} pixels")
+    if width * height > limits.max_pixels:
+        raise ImageError("image.too_many_pixels", f"{width}x{height}, limit {limits.max_pixels} pixels")
+    # MPO (a JPEG with more pictures behind it) is how phones store depth maps and bursts: it is a JPEG to us.
+    name = "JPEG" if image.format == "MPO" else str(image.format)
+    frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
+    if frames > limits.max_frames:
+        raise ImageError("image.too_many_frames", f"{frames} frames, limit {limits.max_frames}")
+    pixels = _upright(_pixels(image, data, name), _orientation(image))
+    return DecodedImage(pixels, name, len(data), hashlib.sha256(data).hexdigest(), frames)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    except Image.DecompressionBombError:
+        raise ImageError("image.too_many_pixels") from None
+    except UnidentifiedImageError:
+        raise _refusal(data) from None
+    except Exception:  # codecs raise many types on damaged headers; none may escape to a caller
+        raise ImageError("image.corrupt") from None
+
+
+def _refusal(data: bytes) -> ImageError:
+    head = data[:64].lstrip()
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return ImageError("image.corrupt", "the header cannot be read")
+    if head[4:8] == b"ftyp":
+        return ImageError("image.unsupported_format", "this is HEIC, AVIF or a video")
+    found = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
+    return ImageError("image.unsupported_format", f"this is {found}" if found else "this is no known image format")
+
+
+def _pixels(image: Image.Image, data: bytes, name: str) -> Pixels:
+    if name == "JPEG" and image.mode in ("RGB", "L"):
+        try:
+            return np.asarray(simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False), dtype=np.uint8)
+        except ValueError:
+            pass  # the strict fast decoder stops at any warning; Pillow decides whether the file is really damaged
+    try:
+        image.load()
+        return _to_rgb(image)
+    except OSError as error:
+        raise ImageError("image.truncated" if "truncated" in str(error) else "image.corrupt") from None
+    except Exception:  # see _open
+        raise ImageError("image.corrupt") from None
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip at 255 instead of scaling
+        grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(background, layer)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # damaged EXIF is no reason to refuse a readable picture
+        return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)

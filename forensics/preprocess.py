@@ -1,0 +1,52 @@
+"""All that is done to one image before the networks: decode once, measure, find faces, cut the views."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .contract import ImageFacts
+from .decode import Limits, decode_image
+from .faces import Box, clip_view, crop_face, find_faces
+from .measure import Measurement, measure
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One prepared image: facts, measurements, CLIP view [224, 224, 3] uint8 and a crop of that shape per box."""
+
+    image: ImageFacts
+    measurements: dict[str, Measurement]
+    view: npt.NDArray[np.uint8]
+    boxes: list[Box]
+    crops: list[npt.NDArray[np.uint8]]
+    timings_ms: dict[str, float]
+
+
+def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 - frozen value
+    """Decode and measure one encoded image.
+
+    Raises:
+        ImageError: the image is refused.
+    """
+    started = time.perf_counter()
+    decoded = decode_image(data, limits)
+    after_decode = time.perf_counter()
+    measurements = measure(decoded)
+    after_forensics = time.perf_counter()
+    boxes = find_faces(decoded.pixels)
+    crops = [crop_face(decoded.pixels, box) for box in boxes]
+    after_faces = time.perf_counter()
+    view = clip_view(decoded.pixels)
+    done = time.perf_counter()
+    timings = {
+        "decode": after_decode - started,
+        "forensics": after_forensics - after_decode,
+        "faces": after_faces - after_forensics,
+        "view": done - after_faces,
+    }
+    facts = ImageFacts(decoded.sha256, decoded.format, decoded.width, decoded.height, decoded.bytes)
+    return Prepared(facts, measurements, view, boxes, crops, {k: round(v * 1e3, 3) for k, v in timings.items()})

@@ -1,0 +1,61 @@
+"""Tensor names, types and shapes of every served model: the one place that knows them.
+
+A test holds every ``config.pbtxt`` (both profiles), the exporter and the client to this table. Shapes leave out the batch
+dimension, as Triton's configurations do; -1 is a variable dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLIP_SIZE = 224
+FACE_SIZE = 224
+EMBEDDING = 256
+CONTEXT = 32
+MAX_FACES = 16
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: its name, Triton type (without ``TYPE_``) and dimensions without the batch dimension."""
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One served model: inputs, outputs and the largest batch its scheduler may form."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    max_batch_size: int
+
+
+IMAGE = Tensor("IMAGE", "STRING", (1,))
+VERDICT = Tensor("VERDICT", "STRING", (1,))
+FAKE_PROBABILITY = Tensor("FAKE_PROBABILITY", "FP32", (1,))
+FACTS = Tensor("FACTS", "STRING", (1,))
+CLIP_VIEW = Tensor("CLIP_VIEW", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
+FACES = Tensor("FACES", "UINT8", (-1, FACE_SIZE, FACE_SIZE, 3))
+FACE_COUNT = Tensor("FACE_COUNT", "INT32", (1,))
+FACE_LOGITS = Tensor("FACE_LOGITS", "FP32", (-1,))
+CLIP_PIXELS = Tensor("PIXELS", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
+FACE_PIXELS = Tensor("PIXELS", "UINT8", (FACE_SIZE, FACE_SIZE, 3))
+TOKENS = Tensor("TOKENS", "INT32", (CONTEXT,))
+EMBEDDING_OUT = Tensor("EMBEDDING", "FP32", (EMBEDDING,))
+LOGIT = Tensor("LOGIT", "FP32", (1,))
+
+DETECTOR = Model("detector", (IMAGE,), (VERDICT, FAKE_PROBABILITY), 32)
+PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, CLIP_VIEW, FACES, FACE_COUNT), 32)
+CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT,), 64)
+CLIP_TEXT = Model("clip_text", (TOKENS,), (EMBEDDING_OUT,), 64)
+FACE_CNN = Model("face_cnn", (FACE_PIXELS,), (LOGIT,), 64)
+FACES_MODEL = Model("faces", (FACES, FACE_COUNT), (FACE_LOGITS,), 32)
+FUSION = Model("fusion", (FACTS, EMBEDDING_OUT, FACE_LOGITS), (VERDICT, FAKE_PROBABILITY), 32)
+
+MODELS = {m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACES_MODEL, FUSION)}
+#: Models that are a TensorRT engine in the GPU profile and ONNX Runtime in the CPU profile.
+ENGINES = ("clip_image", "clip_text", "face_cnn")

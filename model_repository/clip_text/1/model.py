@@ -1,0 +1,5 @@
+"""CPU profile: ONNX Runtime runs ``model.onnx``. The GPU profile loads ``model.plan`` and ignores this file."""
+
+from veridict.deploy.backend.onnx import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

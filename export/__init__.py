@@ -1,0 +1,1 @@
+"""Checkpoints to served models: training, ONNX export, calibration, evaluation, repository assembly."""

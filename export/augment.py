@@ -26,7 +26,7 @@ def recompress(image: Pixels, quality: int, subsampling_420: bool = True) -> Pix
     factor = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if subsampling_420 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
     encoded = cv2.imencode(".jpg", image[:, :, ::-1], flags)[1]
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1])
+    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[:, :, ::-1], dtype=np.uint8)
 
 
 def random_crop(image: Pixels, rng: np.random.Generator, smallest: float) -> Pixels:
@@ -92,18 +92,17 @@ def self_blend(image: Pixels, rng: np.random.Generator) -> Pixels:
         changed = resize(small, width, height, int(rng.choice(_INTERPOLATIONS[1:])))
     elif rng.random() < 0.5:
         changed = recompress(changed, int(rng.integers(30, 80)))
-    shift = np.float32([[1, 0, rng.uniform(-0.03, 0.03) * width], [0, 1, rng.uniform(-0.03, 0.03) * height]])
-    scale = rng.uniform(0.97, 1.04)
-    shift[0, 0] = shift[1, 1] = scale
+    dx, dy, scale = rng.uniform(-0.03, 0.03) * width, rng.uniform(-0.03, 0.03) * height, rng.uniform(0.97, 1.04)
+    shift = np.array([[scale, 0, dx], [0, scale, dy]], np.float32)
     changed = cv2.warpAffine(changed, shift, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     mask = soft_region(height, width, rng)[:, :, None] * rng.choice([1.0, 1.0, 0.75, 0.5])
-    return (changed * mask + image * (1.0 - mask) + 0.5).astype(np.uint8)
+    return np.asarray(changed * mask + image * (1.0 - mask) + 0.5, dtype=np.uint8)
 
 
 def augment_face(image: Pixels, rng: np.random.Generator, view: int, crop: int) -> Pixels:
-    """Return a training view [crop, crop, 3]: framing, degradation, then a random window of the ``view`` x ``view`` face.
+    """Return a training view [crop, crop, 3]: framing, degradation, then a random window of the resized face.
 
-    Training on a window of the served view keeps the pixel scale the served network sees at a lower cost.
+    Training on a window of the served ``view`` x ``view`` pixels keeps the pixel scale the served network sees, for less.
     """
     if rng.random() < 0.5:
         image = image[:, ::-1]

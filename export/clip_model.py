@@ -29,7 +29,7 @@ class Backbone:
 
 
 def load_clip(name: str = COMPACT, checkpoint: Path | None = None, random_weights: bool = False) -> Backbone:
-    """Load ``model:pretrained`` (weights from the hub), ``model`` with ``checkpoint``, or ``model`` with random weights.
+    """Load ``model:pretrained`` (weights from the hub), or ``model`` with ``checkpoint`` or with random weights.
 
     Raises:
         ValueError: the architecture is unknown, or neither pretrained tag, checkpoint nor random weights were chosen.

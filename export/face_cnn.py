@@ -1,6 +1,6 @@
 """The face CNN: Conv2D + BatchNorm + Dropout stages, GlobalAveragePooling, Dense, on 224x224 face crops.
 
-Beside the colour channels the first convolution sees three high-pass channels (the pixel minus its 3x3 mean, truncated):
+Beside the colour channels the first convolution sees three high-pass channels (pixel minus 3x3 mean, truncated):
 generator and blending traces live in that residual, and content mostly does not (rich models, Fridrich & Kodovsky 2012;
 constrained convolutions, Bayar & Stamm 2016).
 """
@@ -46,7 +46,7 @@ class FaceCNN(nn.Module):
         return self.dense(self.dropout(self.head(features).mean(dim=(2, 3))))
 
     def load_imagenet(self) -> None:
-        """Start stem and stages from ImageNet weights; the residual channels start as a small copy of the colour ones."""
+        """Start stem and stages from ImageNet weights; the residual channels start as half the colour ones."""
         state = efficientnet.imagenet_state()
         with torch.no_grad():
             colour = state["conv_stem.weight"]
@@ -63,5 +63,7 @@ def load_face_cnn(path: Path) -> FaceCNN:
 
     state = load_file(path)
     model = FaceCNN(width=state["dense.weight"].shape[1])
-    model.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    )
     return model.eval()

@@ -24,7 +24,18 @@ from .prompts import Prompts, read_kinds, read_prompts
 from .weights import save_half, seed_everything
 
 _TEMPLATES = ("{}", "a photo of a {}", "a picture of {}", "an image of a {}")
-_PHOTOGRAPHED = {"person", "animal", "food", "plant", "vehicle", "building", "landscape", "street", "interior", "object"}
+_PHOTOGRAPHED = {
+    "person",
+    "animal",
+    "food",
+    "plant",
+    "vehicle",
+    "building",
+    "landscape",
+    "street",
+    "interior",
+    "object",
+}
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,8 @@ class ClipTraining:
     held_out: tuple[str, ...] = ()
     views: int = 2
     faces_per_class: int = 1500
-    steps: int = 2500
-    batch: int = 384
+    steps: int = 1400
+    batch: int = 256
     learning_rate: float = 1e-3
     seed: int = 20261123
 
@@ -56,7 +67,7 @@ def synthetic_fake(image: augment.Pixels, rng: np.random.Generator) -> augment.P
     smooth = cv2.bilateralFilter(np.ascontiguousarray(image), 7, rng.uniform(20, 60), 5).astype(np.float32)
     grey = smooth.mean(axis=2, keepdims=True)
     toned = (grey + (smooth - grey) * rng.uniform(1.1, 1.7) - 128) * rng.uniform(1.05, 1.3) + 128
-    return np.clip(toned, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(toned, 0, 255), dtype=np.uint8)
 
 
 def _view(sample: Sample, size: int, rng: np.random.Generator, plain: bool) -> tuple[augment.Pixels, int]:
@@ -159,7 +170,9 @@ def _train_heads(
         by_caption = logits[:, 2 + len(names) :]
         positives = torch.tensor([texts.index(c, 2 + len(names)) - 2 - len(names) for c in captions])
         loss = nn.functional.cross_entropy(logits[:, 2 : 2 + len(names)], own, label_smoothing=0.05)
-        loss = loss + nn.functional.cross_entropy(logits[known][:, :2], truth[chosen, view][known], label_smoothing=0.05)
+        loss = loss + nn.functional.cross_entropy(
+            logits[known][:, :2], truth[chosen, view][known], label_smoothing=0.05
+        )
         loss = loss + 0.5 * nn.functional.cross_entropy(by_caption, positives)
         optimiser.zero_grad()
         loss.backward()

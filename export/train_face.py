@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,8 +28,8 @@ class FaceTraining:
     data: Path
     output: Path
     run: Path
-    epochs: int = 10
-    samples_per_epoch: int = 9000
+    epochs: int = 8
+    samples_per_epoch: int = 7000
     batch: int = 32
     crop: int = 160
     learning_rate: float = 1e-3
@@ -51,13 +52,13 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
         self.groups = [[[s for s in g if s.label == label] for label in LABELS] for g in groups.values()]
         weights = np.sqrt([len(g) for g in groups.values()])
         self.weights = weights / weights.sum()
-        self.cache: dict[Path, np.ndarray] = {}
+        self.cache: dict[Path, augment.Pixels] = {}
 
     def __len__(self) -> int:
         """Return the number of draws that make an epoch."""
         return self.settings.samples_per_epoch
 
-    def read(self, sample: Sample) -> np.ndarray:
+    def read(self, sample: Sample) -> augment.Pixels:
         """Return the decoded pixels, at most 288 on the longest side."""
         if sample.path not in self.cache:
             self.cache[sample.path] = read_image(sample.path, 288)
@@ -79,7 +80,7 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, samples: list[Sample], batch: int = 32) -> np.ndarray:
+def predict(model: nn.Module, samples: list[Sample], batch: int = 32) -> npt.NDArray[np.float64]:
     """Return fake probabilities [N] float64 of whole files seen at 224x224."""
     model.eval()
     results = []
@@ -101,9 +102,10 @@ def validate(model: nn.Module, samples: list[Sample]) -> dict[str, dict[str, flo
 
 
 def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
-    """Train, writing weights to ``output`` and the log and resumable state to ``run``; return the last figures.
+    """Train, writing weights to ``output``, the log and resumable state to ``run``; return the last figures.
 
-    Progress goes to standard output, one line per fifty steps; a run that is started again goes on after its last epoch.
+    Progress goes to standard output, one line per fifty steps; a run that is started again goes on after its last
+    epoch.
     """
     from accelerate import Accelerator
 
@@ -152,7 +154,9 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
             running += loss.item()
             if step % 50 == 0:
                 rate = step * settings.batch / (time.monotonic() - started)
-                print(f"epoch {epoch} step {step}/{len(loader)} loss {running / step:.4f} {rate:.1f} images/s", flush=True)
+                print(
+                    f"epoch {epoch} step {step}/{len(loader)} loss {running / step:.4f} {rate:.1f} images/s", flush=True
+                )
         figures = validate(averaged.module, validation)
         line = {"epoch": epoch, "loss": running / max(1, len(loader)), "val": figures}
         print(json.dumps(line), flush=True)

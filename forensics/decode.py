@@ -53,7 +53,7 @@ class DecodedImage:
         return int(self.pixels.shape[0])
 
 
-def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:  # noqa: B008 - frozen value
+def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
     """Decode a JPEG, PNG or WebP file to upright RGB pixels.
 
     Byte, pixel and frame limits are checked from the header first. EXIF orientation is applied; transparency is laid on

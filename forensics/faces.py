@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -35,7 +36,8 @@ _local = threading.local()  # a classifier keeps its working image inside, so th
 
 def _cascade() -> cv2.CascadeClassifier:
     if not hasattr(_local, "cascade"):
-        _local.cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+        path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"
+        _local.cascade = cv2.CascadeClassifier(str(path))
     cascade: cv2.CascadeClassifier = _local.cascade
     return cascade
 

@@ -58,7 +58,7 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def read_signal(name: str, measurement: Measurement, longest_side: int, calibration: Calibration) -> Signal:
-    """Place one measurement among real photographs: percentile, and low below / high above the calibrated percentiles."""
+    """Place one measurement among real photographs: its percentile, and low or high beyond the calibrated ones."""
     if measurement.value is None:
         return Signal(None, None, "", applicable=False, why_not=measurement.why_not)
     percentile = calibration.percentiles[name].percentile(measurement.value, longest_side)
@@ -71,7 +71,10 @@ def read_signal(name: str, measurement: Measurement, longest_side: int, calibrat
 
 
 def signal_values(
-    signals: Mapping[str, Signal], logits: npt.NDArray[np.float64], embedding: Floats, faces: Sequence[float],
+    signals: Mapping[str, Signal],
+    logits: npt.NDArray[np.float64],
+    embedding: Floats,
+    faces: Sequence[float],
     calibration: Calibration,
 ) -> dict[str, float]:
     """Return the value of every applicable term of the fusion, by name.
@@ -136,11 +139,7 @@ def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: 
     inside = calibration.band[0] <= probability <= calibration.band[1]
     shares = softmax(logits[2:])
     pair = softmax(logits[:2] / calibration.clip_temperature)
-    face_term = calibration.terms["face"] if "face" in calibration.terms else None
-    faces = tuple(
-        Face(box, sigmoid(logit if face_term is None else (logit - face_term.center)))
-        for box, logit in zip(seen.boxes, seen.face_logits, strict=True)
-    )
+    faces = tuple(Face(box, sigmoid(logit)) for box, logit in zip(seen.boxes, seen.face_logits, strict=True))
     return Verdict(
         request_id=seen.request_id,
         image=seen.image,

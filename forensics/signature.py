@@ -1,7 +1,7 @@
 """Tensor names, types and shapes of every served model: the one place that knows them.
 
-A test holds every ``config.pbtxt`` (both profiles), the exporter and the client to this table. Shapes leave out the batch
-dimension, as Triton's configurations do; -1 is a variable dimension.
+A test holds every ``config.pbtxt`` (both profiles), the exporter and the client to this table. Shapes leave out the
+batch dimension, as Triton's configurations do; -1 is a variable dimension.
 """
 
 from __future__ import annotations

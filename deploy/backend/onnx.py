@@ -36,7 +36,8 @@ class TritonPythonModel:
             rows = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
             step = self.model.max_batch_size
             parts = [
-                self.session.run([produced.name], {wanted.name: rows[i : i + step]})[0] for i in range(0, len(rows), step)
+                self.session.run([produced.name], {wanted.name: rows[i : i + step]})[0]
+                for i in range(0, len(rows), step)
             ]
             results = np.concatenate(parts)
         except Exception as error:  # answered to every request of the batch; the stub goes on

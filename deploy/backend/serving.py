@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from veridict.forensics.errors import ImageError
@@ -38,13 +39,13 @@ def version_folder(args: dict[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"]
 
 
-def read(request: Any, tensor: Tensor) -> np.ndarray:
+def read(request: Any, tensor: Tensor) -> npt.NDArray[Any]:
     """Return a request's input as an array with its batch dimension."""
-    array: np.ndarray = pb_utils.get_input_tensor_by_name(request, tensor.name).as_numpy()
+    array: npt.NDArray[Any] = pb_utils.get_input_tensor_by_name(request, tensor.name).as_numpy()
     return array
 
 
-def write(tensor: Tensor, values: Sequence[Any] | np.ndarray) -> Any:
+def write(tensor: Tensor, values: Sequence[Any] | npt.NDArray[Any]) -> Any:
     """Return an output tensor; strings and documents become BYTES [N, 1]."""
     if tensor.dtype == "STRING":
         encoded = [v if isinstance(v, bytes) else v.encode() for v in values]

@@ -21,7 +21,9 @@ class TritonPythonModel:
         workers = int(serving.parameter(args, "threads", "0")) or os.cpu_count() or 1
         self.pool = ThreadPoolExecutor(workers)
         family = pb_utils.MetricFamily(
-            name="veridict_image_errors_total", description="Images refused, by code", kind=pb_utils.MetricFamily.COUNTER
+            name="veridict_image_errors_total",
+            description="Images refused, by code",
+            kind=pb_utils.MetricFamily.COUNTER,
         )
         self.errors = {code: family.Metric(labels={"code": code}) for code in CODES}
         self.family = family

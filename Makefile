@@ -1,0 +1,43 @@
+# `make demo` and `make test` set up what they need in .venv and do everything; nothing is installed elsewhere.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo serve test lint bench clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: $(VENV)/bin/python $(INPUTS)
+	$(PIP) -e '.[server,ui]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.serve $(INPUTS)
+	$(PIP) -e '.[server,ui,train,dev]'
+	touch $@
+
+demo: $(VENV)/.serve
+	$(BIN)/veridict demo --output build/demo
+
+serve: $(VENV)/.serve
+	$(BIN)/veridict serve
+
+test: $(VENV)/.dev lint
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# mypy sees the packages under their installed names through links.
+lint: $(VENV)/.dev
+	mkdir -p build/typing/veridict
+	for name in client forensics export explain deploy loadtests; do ln -sfn ../../../$$name build/typing/veridict/$$name; done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p veridict.client -p veridict.forensics -p veridict.export -p veridict.explain -p veridict.deploy -p veridict.loadtests
+
+bench: $(VENV)/.serve
+	$(BIN)/veridict bench
+
+clean:
+	rm -rf $(VENV) build

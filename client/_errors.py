@@ -1,0 +1,102 @@
+"""The client's error tree.
+
+VeridictError                 anything that goes wrong with one request; carries ``code`` and ``request_id``
++- InputError                 what was passed is no image the client can send (a missing file, a wrong type)
++- InvalidImageError          the server refused the image; ``code`` is one of the ``image.*`` codes; never retried
++- ServerError                the server gave no verdict on a fit image
+|  +- UnavailableError        no connection, or the server is stopping; retried
+|  +- OverloadedError         the server's queue is full; retried with backoff
+|  +- DeadlineError           no answer before the deadline
+|  +- InternalError           the server failed inside; its log says why
++- ProtocolError              the answer is no ``veridict/1`` document, or the server has no detector
+"""
+
+from __future__ import annotations
+
+import re
+
+_CODE = re.compile(r"\[((?:image|server)\.[a-z_]+)\]\s*(.*)", re.DOTALL)
+
+
+class VeridictError(Exception):
+    """Anything that goes wrong with one request."""
+
+    default_code = "client.error"
+
+    def __init__(self, message: str, *, code: str = "", request_id: str = "") -> None:
+        """Build with a sentence for people, a stable machine code and the request's id."""
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.request_id = request_id
+
+
+class InputError(VeridictError):
+    """What was passed is no image the client can send."""
+
+    default_code = "client.input"
+
+
+class InvalidImageError(VeridictError):
+    """The server refused the image."""
+
+    default_code = "image.corrupt"
+
+
+class ServerError(VeridictError):
+    """The server gave no verdict on a fit image."""
+
+    default_code = "server.error"
+
+
+class UnavailableError(ServerError):
+    """No connection to the server, or it is stopping."""
+
+    default_code = "server.unavailable"
+
+
+class OverloadedError(ServerError):
+    """The server's queue is full."""
+
+    default_code = "server.overloaded"
+
+
+class DeadlineError(ServerError):
+    """No answer came before the deadline."""
+
+    default_code = "server.deadline"
+
+
+class InternalError(ServerError):
+    """The server failed inside."""
+
+    default_code = "server.internal"
+
+
+class ProtocolError(VeridictError):
+    """The answer is not what this client understands."""
+
+    default_code = "client.protocol"
+
+
+def from_status(status: str, message: str, request_id: str) -> VeridictError:
+    """Return the typed error for a gRPC status name (``UNAVAILABLE``) and the server's message."""
+    found = _CODE.search(message)
+    code, sentence = (found.group(1), found.group(2)) if found else ("", message)
+    name = status.rpartition(".")[2]
+    if code.startswith("image."):
+        return InvalidImageError(sentence, code=code, request_id=request_id)
+    if "maximum queue size" in message or "queue policy" in message or name == "RESOURCE_EXHAUSTED":
+        return OverloadedError("the server's queue is full", request_id=request_id)
+    if name == "DEADLINE_EXCEEDED" or "timeout expired" in message.lower():
+        return DeadlineError("no answer before the deadline", request_id=request_id)
+    if name in ("UNAVAILABLE", "CANCELLED"):
+        return UnavailableError(f"the server cannot be reached: {sentence}", request_id=request_id)
+    if name in ("NOT_FOUND", "UNIMPLEMENTED", "INVALID_ARGUMENT"):
+        return ProtocolError(f"the server does not serve this detector: {sentence}", request_id=request_id)
+    return InternalError(sentence, request_id=request_id)
+
+
+def is_retryable(error: VeridictError) -> bool:
+    """Return whether the same request may succeed later: nothing was judged, and nothing was wrong with the image."""
+    return isinstance(error, UnavailableError | OverloadedError)

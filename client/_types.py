@@ -1,0 +1,93 @@
+"""Types the sync and asyncio clients share, and the conversion of every accepted input to encoded bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from veridict.forensics.contract import Verdict
+
+from ._errors import InputError, ProtocolError, VeridictError
+
+#: Encoded bytes, a path, a PIL image, or an array uint8 [H, W, 3] (RGB) or [H, W] (grey).
+ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str] | npt.NDArray[np.uint8] | Any
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a transport brings back: the verdict document as it came."""
+
+    document: bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """One item of ``detect_many``: its position, what was passed, and a verdict or the error in its place."""
+
+    index: int
+    source: Any
+    verdict: Verdict | None
+    error: VeridictError | None
+
+
+class Transport(Protocol):
+    """How one request reaches a server; tests put their own here."""
+
+    def infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
+        """Send one encoded image and return the answer, or raise a VeridictError."""
+
+    def ready(self, timeout: float) -> bool:
+        """Return whether the server is ready to judge."""
+
+    def close(self) -> None:
+        """Release the connection."""
+
+
+def encode_input(image: ImageInput) -> bytes:
+    """Return the encoded bytes to send; arrays and PIL images are sent as PNG, which loses nothing.
+
+    Raises:
+        InputError: the file cannot be read, or the type, dtype or shape is none of the accepted ones.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read {os.fspath(image)}: {error.strerror}") from error
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+            raise InputError(f"an array must be uint8 [H, W, 3] or [H, W], not {image.dtype} {image.shape}")
+        if image.size == 0:
+            raise InputError(f"the array has no pixels: {image.shape}")
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise InputError(f"cannot send a {type(image).__name__}: pass bytes, a path, a PIL image or a uint8 array")
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG")
+    except OSError as error:  # modes PNG does not have, such as CMYK
+        image.convert("RGB").save(buffer := io.BytesIO(), "PNG")
+        del error
+    return buffer.getvalue()
+
+
+def parse_answer(answer: Answer, request_id: str) -> Verdict:
+    """Return the typed verdict.
+
+    Raises:
+        ProtocolError: the document is no ``veridict/1`` document.
+    """
+    try:
+        return Verdict.from_json(answer.document)
+    except ValueError as error:
+        raise ProtocolError(str(error), request_id=request_id) from error

@@ -1,0 +1,125 @@
+"""``veridict detect PATH...``: verdicts as text or JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from ._config import ClientConfig, Tls
+from ._errors import ServerError
+from ._sync import DetectorClient
+from ._types import Result
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_BAR_FROM = 20
+
+
+def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options every command that talks to a server has."""
+    url = os.environ.get("VERIDICT_URL", ClientConfig.url)
+    parser.add_argument(
+        "--url", default=url, help="host:port of the gRPC endpoint (default: $VERIDICT_URL or %(default)s)"
+    )
+    parser.add_argument("--deadline", type=float, default=ClientConfig.deadline, help="seconds for one image")
+    parser.add_argument("--tls", action="store_true", help="connect with TLS")
+    parser.add_argument("--tls-root", type=Path, help="PEM file of the certificates to trust (implies --tls)")
+    parser.add_argument("--tls-certificate", type=Path, help="PEM certificate of this client, for mutual TLS")
+    parser.add_argument("--tls-key", type=Path, help="PEM key of this client, for mutual TLS")
+
+
+def connect(arguments: argparse.Namespace, concurrency: int = ClientConfig.concurrency) -> DetectorClient:
+    """Return a client for the connection options; exit with status 2 when they are wrong."""
+    tls = None
+    if arguments.tls or arguments.tls_root or arguments.tls_certificate:
+        tls = Tls(arguments.tls_root, arguments.tls_certificate, arguments.tls_key)
+    try:
+        config = ClientConfig(arguments.url, deadline=arguments.deadline, concurrency=concurrency, tls=tls)
+    except ValueError as error:
+        print(f"veridict: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    return DetectorClient(config=config)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image files, folders (searched through), or - for stdin"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document per line instead of text")
+    parser.add_argument("--concurrency", type=int, default=ClientConfig.concurrency, help="requests under way at once")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_connection_arguments(parser)
+
+
+def find_images(paths: list[str]) -> list[str]:
+    """Return the files to judge: files as they are named, folders by suffix and sorted, ``-`` once.
+
+    Raises:
+        ValueError: a path does not exist, a folder holds no image, or ``-`` is named twice.
+    """
+    found: list[str] = []
+    for path in paths:
+        if path != "-" and Path(path).is_dir():
+            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+            if not inside:
+                raise ValueError(f"no JPEG, PNG or WebP file in {path}")
+            found += inside
+        elif path == "-" or Path(path).exists():
+            found.append(path)
+        else:
+            raise ValueError(f"no such file or folder: {path}")
+    if found.count("-") > 1:
+        raise ValueError("standard input can be read once")
+    return found
+
+
+def _read(names: list[str]) -> Iterator[str | bytes]:
+    for name in names:
+        yield sys.stdin.buffer.read() if name == "-" else name
+
+
+def _print(name: str, result: Result, as_json: bool) -> None:
+    shown = "stdin" if name == "-" else name
+    if as_json and result.verdict is not None:
+        print(json.dumps({"path": shown, **json.loads(result.verdict.to_json())}))
+    elif as_json and result.error is not None:
+        print(json.dumps({"path": shown, "error": {"code": result.error.code, "message": result.error.message}}))
+    elif result.verdict is not None:
+        print(f"{shown}\n{result.verdict.to_text()}\n")
+    elif result.error is not None:
+        print(f"{shown}: [{result.error.code}] {result.error.message}", file=sys.stderr)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Judge everything; return 0 when all were judged, 1 when some failed, 2 on usage errors."""
+    from tqdm import tqdm
+
+    try:
+        names = find_images(arguments.paths)
+        if arguments.concurrency < 1:
+            raise ValueError("--concurrency must be at least 1")
+    except ValueError as error:
+        print(f"veridict detect: {error}", file=sys.stderr)
+        return 2
+    failed = 0
+    with connect(arguments, arguments.concurrency) as client:
+        hidden = arguments.quiet or len(names) < _BAR_FROM or not sys.stderr.isatty()
+        with tqdm(total=len(names), unit="image", disable=hidden) as bar:
+            for result in client.detect_many(_read(names)):
+                with tqdm.external_write_mode(file=sys.stdout):
+                    _print(names[result.index], result, arguments.json)
+                bar.update()
+                failed += result.error is not None
+                if isinstance(result.error, ServerError) and failed == 1 and not client.ready():
+                    print(
+                        f"veridict detect: no detector at {arguments.url}: start one with veridict serve",
+                        file=sys.stderr,
+                    )
+                    return 1
+    if failed:
+        print(f"{failed} of {len(names)} failed", file=sys.stderr)
+    return 1 if failed else 0

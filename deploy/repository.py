@@ -1,0 +1,129 @@
+"""The model repository on disk: its manifest, the data the fusion step reads, and the checks before a server starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from veridict.forensics.calibration import Calibration, load_calibration
+from veridict.forensics.contract import ModelVersions
+from veridict.forensics.fusion import PromptBank
+from veridict.forensics.signature import ENGINES, MODELS
+
+MANIFEST = "manifest.json"
+PROMPT_BANK = Path("fusion/1/prompt_bank.npz")
+CALIBRATION = Path("fusion/1/calibration.json")
+#: The file an engine step needs in its version folder, by profile.
+ENGINE_FILES = {"cpu": "model.onnx", "gpu": "model.plan"}
+
+
+class RepositoryError(RuntimeError):
+    """The model repository cannot be served; the message says what is missing or altered and how to mend it."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says: a sha256 per weight or data file, and where the weights come from."""
+
+    files: dict[str, str]
+    source: dict[str, Any]
+
+
+def default_repository() -> Path:
+    """Return the bundled model repository: it stands beside this package, installed or in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here.parent / "model_repository"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def tracked_files(repository: Path) -> list[Path]:
+    """Return the files a manifest covers, relative and sorted: networks, prompt bank and calibration."""
+    wanted = [Path(name) / "1" / file for name in ENGINES for file in ENGINE_FILES.values()]
+    return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
+
+
+def write_manifest(repository: Path, source: dict[str, Any]) -> None:
+    """Write ``manifest.json`` over the files that stand in the repository now."""
+    files = {str(path): file_sha256(repository / path) for path in tracked_files(repository)}
+    document = {"schema": "veridict-manifest/1", "files": files, "source": source}
+    (repository / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def read_manifest(repository: Path) -> Manifest:
+    """Return the parsed manifest.
+
+    Raises:
+        RepositoryError: it is missing or malformed.
+    """
+    path = repository / MANIFEST
+    try:
+        document = json.loads(path.read_text())
+        return Manifest(dict(document["files"]), dict(document["source"]))
+    except FileNotFoundError as error:
+        message = f"{path} is missing: is {repository} a model repository? Build one with veridict export"
+        raise RepositoryError(message) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(
+            f"{path} is damaged ({error}); build the repository again with veridict export"
+        ) from error
+
+
+def check_repository(repository: Path, profile: str) -> Manifest:
+    """Return the manifest when every model the profile serves is there and every file is what the manifest says.
+
+    Raises:
+        RepositoryError: a model or file is missing, altered or malformed; the message lists every problem.
+    """
+    manifest = read_manifest(repository)
+    problems = [f"{n}/config.pbtxt is missing" for n in MODELS if not (repository / n / "config.pbtxt").exists()]
+    required = [str(Path(name) / "1" / ENGINE_FILES[profile]) for name in ENGINES]
+    required += [str(PROMPT_BANK), str(CALIBRATION)]
+    problems += [f"{name} is not in the manifest" for name in required if name not in manifest.files]
+    for name, expected in manifest.files.items():
+        path = repository / name
+        if not path.exists():
+            problems.append(f"{name} is missing")
+        elif file_sha256(path) != expected:
+            problems.append(f"{name} differs from the manifest")
+    if problems:
+        raise RepositoryError(f"{repository} cannot be served with the {profile} profile: " + "; ".join(problems))
+    return manifest
+
+
+def load_prompt_bank(path: Path) -> PromptBank:
+    """Return the prompt bank of an ``.npz`` file.
+
+    Raises:
+        RepositoryError: the rows are not one per class.
+    """
+    with np.load(path, allow_pickle=False) as stored:
+        embeddings, labels, scale = stored["embeddings"], stored["labels"], float(stored["scale"])
+    if embeddings.ndim != 2 or len(embeddings) != 2 + len(labels):
+        raise RepositoryError(f"{path}: {embeddings.shape} embeddings for 2 + {len(labels)} classes")
+    return PromptBank(embeddings.astype(np.float32), tuple(str(name) for name in labels), scale)
+
+
+def load_judgement(repository: Path) -> tuple[PromptBank, Calibration, ModelVersions]:
+    """Return all that the fusion step needs besides its inputs."""
+    bank = load_prompt_bank(repository / PROMPT_BANK)
+    calibration = load_calibration(repository / CALIBRATION)
+    width = bank.embeddings.shape[1]
+    if calibration.clip_head and len(calibration.clip_head) != width:
+        raise RepositoryError(f"the calibration's linear head has {len(calibration.clip_head)} weights, not {width}")
+    files = read_manifest(repository).files
+
+    def version(model: str) -> str:
+        found = [sha for name, sha in files.items() if name.startswith(f"{model}/")]
+        return found[-1][:12] if found else "unknown"
+
+    return bank, calibration, ModelVersions(version("clip_image"), version("face_cnn"), calibration.version)

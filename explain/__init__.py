@@ -1,0 +1,1 @@
+"""Explanations: forensic maps and the self-contained HTML report."""

@@ -1,0 +1,70 @@
+"""``veridict train face-cnn`` and ``veridict train clip``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from .assemble import CLIP_WEIGHTS, FACE_WEIGHTS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    networks = parser.add_subparsers(dest="network", required=True)
+    face = networks.add_parser("face-cnn", help="train on folders real/ + fake/")
+    face.add_argument("--data", type=Path, required=True, help="folder with real/ and fake/ anywhere below")
+    face.add_argument("--epochs", type=int, default=8)
+    face.add_argument("--samples-per-epoch", type=int, default=7000)
+    face.add_argument("--leave-out", default="", help="source kept for validation, for leave-one-source-out figures")
+    face.add_argument("--scratch", action="store_true", help="do not start from ImageNet weights")
+    clip = networks.add_parser("clip", help="train the compact CLIP on a captioned manifest and faces")
+    clip.add_argument("--manifest", type=Path, required=True, help="CSV: file,label,split,source,kind,caption")
+    clip.add_argument("--faces", type=Path, required=True, help="folder with real/ and fake/ anywhere below")
+    clip.add_argument("--held-out", nargs="*", default=[], metavar="SOURCE", help="sources kept for validation")
+    clip.add_argument("--steps", type=int, default=1400)
+    for sub, weights in ((face, FACE_WEIGHTS), (clip, CLIP_WEIGHTS)):
+        sub.add_argument("--output", type=Path, default=weights, help="weights to write (default: %(default)s)")
+        sub.add_argument("--run", type=Path, help="folder of the log and the resumable state (default: runs/NETWORK)")
+        sub.add_argument("--seed", type=int, default=20261123)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and print the validation figures as JSON; return 0, or 1 with the reason on standard error."""
+    folder = arguments.run or Path("runs") / arguments.network
+    try:
+        if arguments.network == "face-cnn":
+            from .train_face import FaceTraining, train_face_cnn
+
+            figures = train_face_cnn(
+                FaceTraining(
+                    data=arguments.data,
+                    output=arguments.output,
+                    run=folder,
+                    epochs=arguments.epochs,
+                    samples_per_epoch=arguments.samples_per_epoch,
+                    leave_out=arguments.leave_out,
+                    imagenet=not arguments.scratch,
+                    seed=arguments.seed,
+                )
+            )
+        else:
+            from .train_clip import ClipTraining, train_clip
+
+            figures = train_clip(
+                ClipTraining(
+                    manifest=arguments.manifest,
+                    faces=arguments.faces,
+                    output=arguments.output,
+                    run=folder,
+                    held_out=tuple(arguments.held_out),
+                    steps=arguments.steps,
+                    seed=arguments.seed,
+                )
+            )
+    except (ImportError, OSError, ValueError) as error:
+        print(f"veridict train: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(figures, indent=1))
+    return 0

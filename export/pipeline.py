@@ -1,0 +1,90 @@
+"""The served pipeline's stages in one process: the same functions, ONNX graphs and data, without Triton.
+
+Evaluation and calibration run here when no server is named; the serving benchmark uses it as the bare computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from veridict.deploy.repository import check_repository, load_judgement
+from veridict.forensics import signature as sig
+from veridict.forensics.contract import Verdict
+from veridict.forensics.fusion import Observation, fuse
+from veridict.forensics.preprocess import Prepared, prepare
+
+
+class InProcessDetector:
+    """Judges batches of encoded images with the CPU profile's networks.
+
+    Raises (on building):
+        RepositoryError: the repository is incomplete or altered.
+    """
+
+    def __init__(self, repository: Path, threads: int = 2, needs_calibration: bool = True) -> None:
+        """Load the networks; without calibration only :meth:`observe` works."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        sessions = {}
+        for name in ("clip_image", "face_cnn"):
+            path = repository / name / "1" / "model.onnx"
+            sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._sessions = sessions
+        self._pool = ThreadPoolExecutor(threads)
+        if needs_calibration:
+            check_repository(repository, "cpu")
+            self.bank, self.calibration, self.versions = load_judgement(repository)
+
+    def _run(self, model: sig.Model, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        (wanted,), (produced,) = model.inputs, model.outputs
+        result = self._sessions[model.name].run([produced.name], {wanted.name: rows})[0]
+        return np.asarray(result, dtype=np.float32)
+
+    def embed(self, views: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return CLIP embeddings [N, D] of views uint8 [N, 224, 224, 3]."""
+        return self._run(sig.CLIP_IMAGE, views)
+
+    def score_faces(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return face logits [N] of crops uint8 [N, 224, 224, 3]; N may be 0."""
+        if not len(crops):
+            return np.zeros(0, np.float32)
+        step = sig.FACE_CNN.max_batch_size
+        return np.concatenate([self._run(sig.FACE_CNN, crops[i : i + step])[:, 0] for i in range(0, len(crops), step)])
+
+    def observe(self, batch: Sequence[bytes]) -> list[Observation]:
+        """Return everything that fusion needs, one observation per encoded image.
+
+        Raises:
+            ImageError: an image is refused.
+        """
+        prepared: list[Prepared] = list(self._pool.map(prepare, batch))
+        embeddings = self.embed(np.stack([p.view for p in prepared]))
+        crops = [crop for p in prepared for crop in p.crops]
+        logits = iter(self.score_faces(np.stack(crops)) if crops else np.zeros(0, np.float32))
+        return [
+            Observation(
+                request_id="",
+                image=p.image,
+                measurements=p.measurements,
+                embedding=embedding,
+                boxes=p.boxes,
+                face_logits=[float(next(logits)) for _ in p.boxes],
+                timings_ms=p.timings_ms,
+            )
+            for p, embedding in zip(prepared, embeddings, strict=True)
+        ]
+
+    def detect(self, batch: Sequence[bytes]) -> list[Verdict]:
+        """Return a verdict per encoded image.
+
+        Raises:
+            ImageError: an image is refused.
+        """
+        return [fuse(seen, self.bank, self.calibration, self.versions) for seen in self.observe(batch)]

@@ -102,7 +102,7 @@ def self_blend(image: Pixels, rng: np.random.Generator) -> Pixels:
 def augment_face(image: Pixels, rng: np.random.Generator, view: int, crop: int) -> Pixels:
     """Return a training view [crop, crop, 3]: framing, degradation, then a random window of the resized face.
 
-    Training on a window of the served ``view`` x ``view`` pixels keeps the pixel scale the served network sees, for less.
+    Training on a window of the served ``view`` x ``view`` pixels keeps the scale the served network sees.
     """
     if rng.random() < 0.5:
         image = image[:, ::-1]

@@ -1,7 +1,7 @@
 """``veridict calibrate``: fits everything the calibration file holds, from labelled images and real photographs.
 
 Percentiles come from real photographs, each also shrunk so that every size class is filled. The linear head on the
-CLIP embedding and the fusion weights are L2-regularised logistic regressions; the head's scores that the fusion sees are
+CLIP embedding and the fusion weights are logistic regressions (L2); the head's scores that the fusion sees are
 out-of-fold, and so are the figures printed, of the whole fit: no image is judged by weights it shaped.
 """
 
@@ -33,7 +33,7 @@ from .pipeline import InProcessDetector
 from .prompts import read_kinds
 
 Floats = npt.NDArray[np.float64]
-SIZE_EDGES = (320.0, 640.0)
+SIZE_EDGES = (256.0, 448.0)
 QUANTILES = 41
 TERMS = ("clip", "clip_head", "face", *FORENSIC)
 READINGS = {"low": 10.0, "high": 90.0}
@@ -318,10 +318,13 @@ def run(arguments: argparse.Namespace) -> int:
         detector = InProcessDetector(arguments.repository, needs_calibration=False)
         files = [s.path.read_bytes() for s in photographs]
         own = _observe(detector, files, "photographs")
-        sizes = [small for data in files for longest in (256, 512) if (small := shrink(data, longest)) is not None]
+        sizes = [small for data in files for longest in (224, 384) if (small := shrink(data, longest)) is not None]
         percentiles = fit_percentiles([*own, *_observe(detector, sizes, "shrunk photographs")])
         seen = _observe(detector, [s.path.read_bytes() for s in labelled], "labelled images")
-        table = tabulate([*seen, *own], [*labelled, *photographs], percentiles, arguments.repository)
+        known = {s.path.resolve() for s in labelled}
+        extra = [i for i, s in enumerate(photographs) if s.path.resolve() not in known]
+        samples = [*labelled, *(photographs[i] for i in extra)]
+        table = tabulate([*seen, *(own[i] for i in extra)], samples, percentiles, arguments.repository)
         probabilities = predict_out_of_fold(table, arguments.head_strength)
         threshold, band = choose_threshold(table.labels, probabilities)
         fitted = fit_fusion(table, arguments.head_strength)

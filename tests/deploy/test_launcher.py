@@ -1,0 +1,88 @@
+"""The launcher: what is wrong is said before or soon after, and nothing is left behind."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from veridict.deploy import launcher
+from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer, pick_ports
+from veridict.deploy.repository import RepositoryError, default_repository, write_manifest
+
+
+def shared_memory():
+    return {p.name for p in Path("/dev/shm").glob("veridict-*")}
+
+
+def children(pid):
+    out = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout
+    return [int(line) for line in out.split()]
+
+
+def test_a_taken_port_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=f"grpc port {port} .*--grpc-port"):
+            pick_ports(ServerSettings(grpc_port=port, http_port=0, metrics_port=0))
+
+
+def test_a_port_named_twice_is_refused():
+    free = pick_ports(ServerSettings(grpc_port=0, http_port=0, metrics_port=0))["grpc"]
+    with pytest.raises(LaunchError, match="taken"):
+        pick_ports(ServerSettings(grpc_port=free, http_port=free, metrics_port=0))
+
+
+def test_a_missing_model_is_named_before_anything_starts(tmp_path):
+    with pytest.raises(RepositoryError, match="manifest"), TritonServer(ServerSettings(repository=tmp_path)):
+        pass
+
+
+def test_no_triton_names_the_extra(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(launcher.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match=r"veridict\[server\]"):
+        launcher.find_triton()
+
+
+@pytest.mark.live
+def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
+    before = shared_memory()
+    target = tmp_path / "repository"
+    shutil.copytree(default_repository(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "clip_text" / "1" / "model.onnx").write_bytes(b"no network")
+    write_manifest(target, {})
+    settings = ServerSettings(repository=target, grpc_port=0, http_port=0, metrics_port=0, ready_timeout=60)
+    with pytest.raises(LaunchError, match="clip_text"), TritonServer(settings):
+        pass
+    assert shared_memory() <= before
+
+
+@pytest.mark.live
+def test_serve_command_starts_says_where_and_stops_on_sigterm():
+    before = shared_memory()
+    command = [sys.executable, "-m", "veridict.client.cli", "serve"]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready: gRPC 127.0.0.1:")
+        servers = children(process.pid)
+        stubs = [pid for server in servers for pid in children(server)]
+        assert servers
+        assert stubs
+        process.terminate()
+        assert process.wait(timeout=40) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+    time.sleep(0.5)
+    assert not [pid for pid in servers + stubs if os.path.exists(f"/proc/{pid}")]
+    assert shared_memory() <= before

@@ -1,0 +1,90 @@
+"""Every config.pbtxt, both profiles, is held to the one signature; so are the exporter's graphs."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from veridict.deploy.repository import default_repository
+from veridict.forensics import signature as sig
+
+REPOSITORY = default_repository()
+CONFIGS = sorted(REPOSITORY.glob("*/config.pbtxt")) + sorted(REPOSITORY.glob("*/configs/*.pbtxt"))
+
+
+def read(path):
+    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+
+
+def model_name(path):
+    return path.parent.parent.name if path.parent.name == "configs" else path.parent.name
+
+
+def test_every_model_has_a_configuration_and_nothing_else_does():
+    assert {p.parent.name for p in CONFIGS if p.parent.name != "configs"} == set(sig.MODELS)
+    assert {model_name(p) for p in CONFIGS if p.parent.name == "configs"} == set(sig.ENGINES)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{model_name(p)}-{p.stem}")
+def test_configuration_matches_the_signature(path):
+    config, model = read(path), sig.MODELS[model_name(path)]
+    assert (config.name, config.max_batch_size) == (model.name, model.max_batch_size)
+    for declared, wanted in ((config.input, model.inputs), (config.output, model.outputs)):
+        found = [(t.name, model_config_pb2.DataType.Name(t.data_type), tuple(t.dims)) for t in declared]
+        assert found == [(t.name, f"TYPE_{t.dtype}", t.dims) for t in wanted]
+    ragged = {t.name for t in config.input if t.allow_ragged_batch}
+    assert ragged == {t.name for t in model.inputs if -1 in t.dims}
+
+
+@pytest.mark.parametrize("name", sig.ENGINES)
+def test_engine_profiles(name):
+    gpu, cpu = read(REPOSITORY / name / "config.pbtxt"), read(REPOSITORY / name / "configs" / "cpu.pbtxt")
+    assert (gpu.platform, gpu.default_model_filename) == ("tensorrt_plan", "model.plan")
+    assert cpu.backend == "python"
+    assert gpu.model_warmup
+    assert cpu.model_warmup
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if model_name(p) != "detector"], ids=lambda p: f"{model_name(p)}-{p.stem}")
+def test_every_step_batches_and_bounds_its_queue(path):
+    config = read(path)
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.max_queue_size > 0
+    assert policy.default_timeout_microseconds > 0
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+
+
+def test_the_first_queue_is_the_smallest():
+    """A request that the first step took is never refused by a later one."""
+    sizes = {model_name(p): read(p).dynamic_batching.default_queue_policy.max_queue_size for p in CONFIGS}
+    assert all(sizes["preprocess"] < size for name, size in sizes.items() if name not in ("preprocess", "detector"))
+
+
+def test_the_ensemble_connects_every_tensor():
+    steps = read(REPOSITORY / "detector" / "config.pbtxt").ensemble_scheduling.step
+    known = {t.name for t in sig.DETECTOR.inputs}
+    for step in steps:
+        model = sig.MODELS[step.model_name]
+        assert set(step.input_map) == {t.name for t in model.inputs}
+        assert set(step.output_map) <= {t.name for t in model.outputs}
+        assert set(step.input_map.values()) <= known
+        known |= set(step.output_map.values())
+    assert {t.name for t in sig.DETECTOR.outputs} <= known
+
+
+@pytest.mark.parametrize("name", sig.ENGINES)
+def test_exported_graphs_have_the_signature(name):
+    import onnxruntime
+
+    model = sig.MODELS[name]
+    session = onnxruntime.InferenceSession(REPOSITORY / name / "1" / "model.onnx", providers=["CPUExecutionProvider"])
+    kinds = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
+    for declared, wanted in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
+        assert [(t.name, t.type, tuple(t.shape[1:])) for t in declared] == [(t.name, kinds[t.dtype], t.dims) for t in wanted]
+        assert all(isinstance(t.shape[0], str) for t in declared), "the batch dimension is dynamic"
+
+
+@pytest.mark.parametrize("path", sorted(Path(REPOSITORY).glob("*/1/model.py")), ids=lambda p: p.parent.parent.name)
+def test_model_files_are_glue(path):
+    assert len(path.read_text().splitlines()) <= 80

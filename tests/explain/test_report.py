@@ -1,0 +1,53 @@
+"""The report holds everything in one file, in words a reader understands, and escapes what it is given."""
+
+import numpy as np
+
+from veridict.deploy.demo import blend_face, generated_texture, sample_images, splice
+from veridict.deploy.repository import default_repository
+from veridict.explain.maps import error_level_picture, mark_faces, render_map
+from veridict.explain.report import Entry, render_report
+from veridict.export.pipeline import InProcessDetector
+from veridict.forensics.decode import decode_image
+from veridict.forensics.faces import find_faces
+
+
+def test_report_is_self_contained_and_escaped():
+    files = sample_images()
+    names = ["photo-cat.jpg", "generated-texture.png"]
+    verdicts = InProcessDetector(default_repository()).detect([files[n] for n in names])
+    entries = [Entry(f"<b>{n}</b>", files[n], v) for n, v in zip(names, verdicts, strict=True)]
+    html = render_report([*entries, Entry("broken", b"", None, "[image.empty] the image has no bytes")])
+    assert "<b>photo" not in html
+    assert "http" not in html.replace("http-equiv", "")
+    assert html.count("data:image/jpeg;base64,") == 3  # two pictures, one ELA map: a PNG has none
+    assert "a PNG file carries no JPEG compression history" in html
+    assert "[image.empty]" in html
+
+
+def test_demo_has_photographs_and_three_kinds_of_manipulation():
+    names = set(sample_images())
+    assert sum(n.startswith("photo-") for n in names) == 4
+    assert {"manipulated-splice.jpg", "manipulated-face-blend.jpg", "generated-texture.png"} <= names
+
+
+def test_manipulations_change_what_they_say(astronaut, cat):
+    (box,) = find_faces(astronaut)
+    changed = np.abs(blend_face(astronaut, box).astype(int) - astronaut.astype(int)).sum(axis=2)
+    x, y, w, h = box
+    assert changed[y + h // 3 : y + 2 * h // 3, x + w // 3 : x + 2 * w // 3].mean() > 5
+    changed[y : y + h, x : x + w] = 0
+    assert changed.max() == 0
+    spliced = splice(astronaut, cat[:100, :100], (100, 400))
+    assert np.array_equal(spliced[350:, 300:], astronaut[350:, 300:])
+    assert generated_texture(64).shape == (64, 64, 3)
+
+
+def test_maps(encode, cat):
+    picture = error_level_picture(decode_image(encode(cat)))
+    assert picture is not None
+    assert picture.shape == cat.shape
+    assert error_level_picture(decode_image(encode(cat, "PNG"))) is None
+    ends = render_map(np.array([[0.0, 12.0, 99.0]]))
+    assert ends[0, 0].tolist() == [68, 1, 84]
+    assert ends[0, 1].tolist() == ends[0, 2].tolist()
+    assert not np.array_equal(mark_faces(cat, [(10, 10, 50, 50)], ["0.5"]), cat)

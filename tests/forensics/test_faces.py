@@ -1,0 +1,37 @@
+"""Face finding and the views."""
+
+import numpy as np
+
+from veridict.forensics.faces import Box, clip_view, crop_face, find_faces
+
+
+def test_finds_the_face_and_crops_about_it(astronaut):
+    boxes = find_faces(astronaut)
+    assert len(boxes) == 1
+    x, y, width, height = boxes[0]
+    assert x < 224 < x + width  # the nose
+    assert y < 120 < y + height
+    assert crop_face(astronaut, boxes[0]).shape == (224, 224, 3)
+
+
+def test_three_faces_and_none(three_faces, coffee):
+    assert len(find_faces(three_faces)) == 3
+    assert find_faces(coffee) == []
+
+
+def test_boxes_do_not_depend_on_resolution(astronaut):
+    big = np.repeat(np.repeat(astronaut, 3, axis=0), 3, axis=1)
+    (small,), (large,) = find_faces(astronaut), find_faces(big)
+    assert np.allclose(np.array(large) / 3, np.array(small), atol=12)
+
+
+def test_crops_stay_inside_the_picture(astronaut):
+    for box in (Box(0, 0, 40, 40), Box(480, 480, 32, 32), Box(-5, -5, 600, 600)):
+        assert crop_face(astronaut, box).shape == (224, 224, 3)
+
+
+def test_tiny_and_elongated_pictures_have_no_faces():
+    for shape in ((1, 1, 3), (8, 8, 3), (2, 4000, 3)):
+        picture = np.zeros(shape, np.uint8)
+        assert find_faces(picture) == []
+        assert clip_view(picture).shape == (224, 224, 3)

@@ -40,6 +40,7 @@ READINGS = {"low": 10.0, "high": 90.0}
 REAL_ACCURACY = 0.96
 UNCERTAIN_SHARE = 0.15
 _FOLDS = 5
+_DRAWN = "photographs"
 _PHOTOGRAPHED = (
     "person",
     "animal",
@@ -56,18 +57,23 @@ _PHOTOGRAPHED = (
 
 @dataclass(frozen=True)
 class Table:
-    """One row per image: term values (NaN where they do not apply), embeddings, labels, sources and sample weights."""
+    """One row per image: term values (NaN where they do not apply), embeddings, labels, sources and sample weights.
+
+    ``general`` marks the rows the linear head learns from; face sets would teach it what the face CNN does better.
+    """
 
     values: Floats
     embeddings: Floats
     labels: npt.NDArray[np.int64]
     sources: list[str]
     weights: Floats
+    general: npt.NDArray[np.bool_]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Table:
         """Return the rows as a table of their own."""
         sources = [self.sources[i] for i in rows]
-        return Table(self.values[rows], self.embeddings[rows], self.labels[rows], sources, self.weights[rows])
+        weights, general = self.weights[rows], self.general[rows]
+        return Table(self.values[rows], self.embeddings[rows], self.labels[rows], sources, weights, general)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,11 @@ def fit_percentiles(seen: Sequence[Observation]) -> dict[str, Percentiles]:
 
 
 def tabulate(
-    seen: Sequence[Observation], samples: Sequence[Sample], percentiles: dict[str, Percentiles], repository: Path
+    seen: Sequence[Observation],
+    samples: Sequence[Sample],
+    percentiles: dict[str, Percentiles],
+    repository: Path,
+    head_sources: Sequence[str] = (),
 ) -> Table:
     """Return the fusion's table; the ``clip_head`` column is NaN until a head is fitted."""
     bank = load_prompt_bank(repository / PROMPT_BANK)
@@ -151,7 +161,8 @@ def tabulate(
     for label in (0, 1):
         raw[labels == label] *= 0.5 * len(raw) / raw[labels == label].sum()
     embeddings = np.stack([o.embedding for o in seen]).astype(np.float64)
-    return Table(np.array(rows), embeddings, labels, sources, raw)
+    general = np.array([not head_sources or s in head_sources for s in sources])
+    return Table(np.array(rows), embeddings, labels, sources, raw, general)
 
 
 def _folds(table: Table, seed: int) -> list[npt.NDArray[np.int64]]:
@@ -169,6 +180,14 @@ def _logistic(x: Floats, table: Table, strength: float) -> tuple[Floats, float]:
     return model.coef_[0].astype(np.float64), float(model.intercept_[0])
 
 
+def _head(table: Table, strength: float) -> tuple[Floats, float]:
+    """Return weights [D] and bias of the linear head, fitted on the general rows' standardised embeddings."""
+    part = table.take(np.flatnonzero(table.general))
+    center, scale = part.embeddings.mean(axis=0), part.embeddings.std(axis=0) + 1e-9
+    weights, bias = _logistic((part.embeddings - center) / scale, part, strength)
+    return weights / scale, bias - float((weights / scale) @ center)
+
+
 def fit_fusion(table: Table, head_strength: float, seed: int = 0) -> Fusion:
     """Fit the head and the fusion on one table; the fusion learns from out-of-fold head scores."""
     values = table.values.copy()
@@ -176,14 +195,14 @@ def fit_fusion(table: Table, head_strength: float, seed: int = 0) -> Fusion:
     everything = np.arange(len(table.labels))
     for test in _folds(table, seed):
         part = table.take(np.setdiff1d(everything, test))
-        head, bias = _logistic(part.embeddings, part, head_strength)
+        head, bias = _head(part, head_strength)
         values[test, at] = table.embeddings[test] @ head + bias
     real = table.labels == 0
     centers = np.nanmean(np.where(real[:, None], values, np.nan), axis=0)
     scales = np.maximum(np.nanstd(values, axis=0), 1e-6)
     z = np.nan_to_num(np.clip((values - centers) / scales, -4, 4))
     weights, bias = _logistic(z, table, 1.0)
-    head, head_bias = _logistic(table.embeddings, table, head_strength)
+    head, head_bias = _head(table, head_strength)
     return Fusion(head, head_bias, weights, centers, scales, bias)
 
 
@@ -282,9 +301,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", nargs="*", default=["val", "cal"], help="splits to use (default: val cal)")
     parser.add_argument("--photographs", type=Path, nargs="*", default=[], help="folders of real photographs")
     parser.add_argument("--manifest", type=Path, help="CSV manifest whose photographed categories count as photographs")
-    parser.add_argument("--most-photographs", type=int, default=700, help="photographs drawn from the manifest")
+    parser.add_argument(
+        "--most-photographs", type=int, default=700, help="drawn from the manifest, for percentiles only"
+    )
+    parser.add_argument(
+        "--head-sources", nargs="*", default=[], help="sources the linear head learns from (default: all)"
+    )
     parser.add_argument("--repository", type=Path, default=default_repository(), help="repository to calibrate")
-    parser.add_argument("--head-strength", type=float, default=1.0, help="inverse L2 strength of the linear head")
+    parser.add_argument("--head-strength", type=float, default=0.03, help="inverse L2 strength of the linear head")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -305,7 +329,7 @@ def collect(arguments: argparse.Namespace) -> tuple[list[Sample], list[Sample]]:
         rows = [s for s in read_manifest(arguments.manifest, read_kinds()) if s.category in _PHOTOGRAPHED]
         rng = np.random.default_rng(arguments.seed)
         chosen = rng.permutation(len(rows))[: arguments.most_photographs]
-        photographs += [Sample(rows[i].path, "real", "photographs", "") for i in sorted(chosen)]
+        photographs += [Sample(rows[i].path, "real", _DRAWN, "") for i in sorted(chosen)]
     if not labelled:
         raise FileNotFoundError(f"no labelled image of split {arguments.split} in {arguments.data}")
     return labelled, photographs
@@ -322,9 +346,11 @@ def run(arguments: argparse.Namespace) -> int:
         percentiles = fit_percentiles([*own, *_observe(detector, sizes, "shrunk photographs")])
         seen = _observe(detector, [s.path.read_bytes() for s in labelled], "labelled images")
         known = {s.path.resolve() for s in labelled}
-        extra = [i for i, s in enumerate(photographs) if s.path.resolve() not in known]
+        extra = [i for i, s in enumerate(photographs) if s.source != _DRAWN and s.path.resolve() not in known]
         samples = [*labelled, *(photographs[i] for i in extra)]
-        table = tabulate([*seen, *(own[i] for i in extra)], samples, percentiles, arguments.repository)
+        table = tabulate(
+            [*seen, *(own[i] for i in extra)], samples, percentiles, arguments.repository, arguments.head_sources
+        )
         probabilities = predict_out_of_fold(table, arguments.head_strength)
         threshold, band = choose_threshold(table.labels, probabilities)
         fitted = fit_fusion(table, arguments.head_strength)

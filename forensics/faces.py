@@ -51,7 +51,8 @@ def find_faces(pixels: Pixels) -> list[Box]:
     scale = min(1.0, _SEARCH_SIDE / max(height, width))
     small = pixels
     if scale < 1.0:
-        small = cv2.resize(pixels, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     if min(small.shape[:2]) < 24:
         return []
     grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))

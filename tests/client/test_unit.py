@@ -113,7 +113,8 @@ def test_retryable_errors_are_retried_until_the_attempts_end(error):
 
 
 @pytest.mark.parametrize(
-    "error", [InvalidImageError("bad", code="image.corrupt"), InternalError("x"), DeadlineError("late"), ProtocolError("?")]
+    "error",
+    [InvalidImageError("bad", code="image.corrupt"), InternalError("x"), DeadlineError("late"), ProtocolError("?")],
 )
 def test_other_errors_are_not_retried(error):
     transport = Scripted(error)
@@ -168,8 +169,10 @@ def test_inputs_become_encoded_bytes(tmp_path, cat):
     assert Image.open(io.BytesIO(encode_input(Image.fromarray(cat).convert("CMYK")))).mode == "RGB"
 
 
-@pytest.mark.parametrize("bad", ["/no/such/file.jpg", 3, None, np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8),
-                                 np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad",
+    ["/no/such/file.jpg", 3, None, np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)],
+)
 def test_unfit_inputs_raise_input_error(bad):
     with pytest.raises(InputError):
         encode_input(bad)
@@ -178,7 +181,12 @@ def test_unfit_inputs_raise_input_error(bad):
 @pytest.mark.parametrize(
     ("status", "message", "kind", "code"),
     [
-        ("StatusCode.INVALID_ARGUMENT", "in ensemble 'detector', [image.corrupt] the file", InvalidImageError, "image.corrupt"),
+        (
+            "StatusCode.INVALID_ARGUMENT",
+            "in ensemble 'detector', [image.corrupt] the file",
+            InvalidImageError,
+            "image.corrupt",
+        ),
         ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", OverloadedError, "server.overloaded"),
         ("StatusCode.RESOURCE_EXHAUSTED", "big", OverloadedError, "server.overloaded"),
         ("StatusCode.UNAVAILABLE", "failed to connect", UnavailableError, "server.unavailable"),
@@ -208,7 +216,7 @@ def test_foreign_answers_are_protocol_errors():
 
 @pytest.mark.parametrize("bad", [{"url": "http://h:1"}, {"deadline": 0}, {"attempts": 0}, {"concurrency": 0}])
 def test_settings_are_checked(bad):
-    with pytest.raises(ValueError, match="url|deadline"):
+    with pytest.raises(ValueError, match=r"url|deadline"):
         ClientConfig(**bad)
 
 
@@ -236,5 +244,8 @@ def test_the_client_imports_no_image_or_server_package():
     import subprocess
     import sys
 
-    code = "import sys, veridict.client; print([m for m in ('cv2', 'torch', 'onnxruntime', 'pytriton') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    heavy = ("cv2", "torch", "onnxruntime", "pytriton")
+    code = f"import sys, veridict.client; print([m for m in {heavy} if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

@@ -31,7 +31,7 @@ def test_the_bundled_repository_is_whole():
 
 
 def test_the_gpu_profile_says_what_it_lacks():
-    with pytest.raises(RepositoryError, match="model.plan is not in the manifest"):
+    with pytest.raises(RepositoryError, match=r"model\.plan is not in the manifest"):
         check_repository(default_repository(), "gpu")
 
 
@@ -50,7 +50,7 @@ def test_altered_and_missing_files_are_all_named(copy):
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"files": 3, "source": {}}'])
 def test_missing_or_damaged_manifests(copy, text):
     (copy / "manifest.json").unlink() if text is None else (copy / "manifest.json").write_text(text)
-    with pytest.raises(RepositoryError, match="manifest.json"):
+    with pytest.raises(RepositoryError, match=r"manifest\.json"):
         check_repository(copy, "cpu")
 
 

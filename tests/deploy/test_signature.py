@@ -46,7 +46,9 @@ def test_engine_profiles(name):
     assert cpu.model_warmup
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if model_name(p) != "detector"], ids=lambda p: f"{model_name(p)}-{p.stem}")
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if model_name(p) != "detector"], ids=lambda p: f"{model_name(p)}-{p.stem}"
+)
 def test_every_step_batches_and_bounds_its_queue(path):
     config = read(path)
     policy = config.dynamic_batching.default_queue_policy
@@ -81,7 +83,9 @@ def test_exported_graphs_have_the_signature(name):
     session = onnxruntime.InferenceSession(REPOSITORY / name / "1" / "model.onnx", providers=["CPUExecutionProvider"])
     kinds = {"UINT8": "tensor(uint8)", "INT32": "tensor(int32)", "FP32": "tensor(float)"}
     for declared, wanted in ((session.get_inputs(), model.inputs), (session.get_outputs(), model.outputs)):
-        assert [(t.name, t.type, tuple(t.shape[1:])) for t in declared] == [(t.name, kinds[t.dtype], t.dims) for t in wanted]
+        assert [(t.name, t.type, tuple(t.shape[1:])) for t in declared] == [
+            (t.name, kinds[t.dtype], t.dims) for t in wanted
+        ]
         assert all(isinstance(t.shape[0], str) for t in declared), "the batch dimension is dynamic"
 
 

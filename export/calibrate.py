@@ -198,8 +198,12 @@ def fit_fusion(table: Table, head_strength: float, seed: int = 0) -> Fusion:
         head, bias = _head(part, head_strength)
         values[test, at] = table.embeddings[test] @ head + bias
     real = table.labels == 0
-    centers = np.nanmean(np.where(real[:, None], values, np.nan), axis=0)
-    scales = np.maximum(np.nanstd(values, axis=0), 1e-6)
+    # A signal that no real image has (no face in the whole set, say) gets no say: center 0, and zeros to learn from.
+    known = ~np.isnan(values[real]).all(axis=0)
+    values[:, ~known] = np.nan
+    centers, scales = np.zeros(len(TERMS)), np.ones(len(TERMS))
+    centers[known] = np.nanmean(values[real][:, known], axis=0)
+    scales[known] = np.maximum(np.nanstd(values[:, known], axis=0), 1e-6)
     z = np.nan_to_num(np.clip((values - centers) / scales, -4, 4))
     weights, bias = _logistic(z, table, 1.0)
     head, head_bias = _head(table, head_strength)

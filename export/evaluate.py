@@ -110,6 +110,8 @@ def _figures(part: Sequence[Judged], labels: npt.NDArray[np.int64], threshold: f
 
 
 def _plain(value: float) -> float | None:
+    if isinstance(value, int):
+        return value
     return None if value != value else round(float(value), 4)
 
 

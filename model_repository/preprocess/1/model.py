@@ -12,14 +12,16 @@ import triton_python_backend_utils as pb_utils
 from veridict.deploy.backend import serving
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import CODES, ImageError
-from veridict.forensics.preprocess import Prepared, prepare
+from veridict.forensics.preprocess import Prepared, prepare, warm_up
 
 
 class TritonPythonModel:
     def initialize(self, args):
         serving.limit_threads(1)
         workers = int(serving.parameter(args, "threads", "0")) or os.cpu_count() or 1
-        self.pool = ThreadPoolExecutor(workers)
+        self.pool = ThreadPoolExecutor(workers, initializer=warm_up)
+        # Threads start with their first job: give each one now, so that no request pays for loading the face finder.
+        list(self.pool.map(time.sleep, [0.05] * workers))
         family = pb_utils.MetricFamily(
             name="veridict_image_errors_total",
             description="Images refused, by code",

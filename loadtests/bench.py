@@ -6,6 +6,7 @@ The bare loop runs the same functions and networks in this process, so the diffe
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import platform
@@ -116,9 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
                 bare = InProcessDetector(settings.repository)
                 for size in arguments.sizes:
                     data = photograph(*SIZES[size])
-                    rows.append(measure("bare loop", size, 1, lambda d=data: bare.detect([d]), arguments.seconds))
+                    rows.append(
+                        measure("bare loop", size, 1, functools.partial(bare.detect, [data]), arguments.seconds)
+                    )
                     for concurrency in arguments.concurrency:
-                        call = lambda d=data: client.detect(d)  # noqa: E731
+                        call = functools.partial(client.detect, data)
                         rows.append(measure("served", size, concurrency, call, arguments.seconds))
     except (LaunchError, RepositoryError) as error:
         print(f"veridict bench: {error}", file=sys.stderr)

@@ -79,13 +79,16 @@ class DetectorClient:
         """
         limit = concurrency or self.config.concurrency
         waiting: deque[tuple[int, Any, Future[Verdict]]] = deque()
-        with ThreadPoolExecutor(limit) as pool:
+        pool = ThreadPoolExecutor(limit)
+        try:
             for index, image in enumerate(images):
                 waiting.append((index, image, pool.submit(self.detect, image, deadline=deadline)))
                 if len(waiting) >= limit * 2:
                     yield _collect(*waiting.popleft())
             while waiting:
                 yield _collect(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)  # a caller that stops early does not wait for what has not begun
 
     def ready(self, timeout: float = 2.0) -> bool:
         """Return whether the server answers and its detector is loaded."""

@@ -15,6 +15,8 @@ from veridict.forensics.contract import Verdict
 
 from ._errors import InputError, ProtocolError, VeridictError
 
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+
 #: Encoded bytes, a path, a PIL image, or an array uint8 [H, W, 3] (RGB) or [H, W] (grey).
 ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str] | npt.NDArray[np.uint8] | Any
 
@@ -73,11 +75,7 @@ def encode_input(image: ImageInput) -> bytes:
     if not isinstance(image, Image.Image):
         raise InputError(f"cannot send a {type(image).__name__}: pass bytes, a path, a PIL image or a uint8 array")
     buffer = io.BytesIO()
-    try:
-        image.save(buffer, "PNG")
-    except OSError as error:  # modes PNG does not have, such as CMYK
-        image.convert("RGB").save(buffer := io.BytesIO(), "PNG")
-        del error
+    (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
     return buffer.getvalue()
 
 

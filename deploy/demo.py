@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -103,11 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge the samples on a server of our own; return 0 when every one got a verdict."""
     from veridict.explain.report import Entry, render_report
 
-    say: Callable[[str], None] = lambda text: print(text, flush=True)  # noqa: E731
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[Entry] = []
-    say("starting tritonserver on free loopback ports ...")
+    print("starting tritonserver on free loopback ports ...", flush=True)
     try:
         settings = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
         with TritonServer(settings) as server, DetectorClient(server.url) as client:
@@ -116,14 +114,14 @@ def run(arguments: argparse.Namespace) -> int:
                 try:
                     verdict = client.detect(data)
                     entries.append(Entry(name, data, verdict))
-                    say(f"\n{name}\n{verdict.to_text()}")
+                    print(f"\n{name}\n{verdict.to_text()}", flush=True)
                 except VeridictError as error:
                     entries.append(Entry(name, data, None, f"[{error.code}] {error.message}"))
-                    say(f"\n{name}: [{error.code}] {error.message}")
+                    print(f"\n{name}: [{error.code}] {error.message}", flush=True)
     except (LaunchError, RepositoryError) as error:
         print(f"veridict demo: {error}", file=sys.stderr)
         return 1
     report = folder / "report.html"
     report.write_text(render_report(entries, "Veridict demo"))
-    say(f"\nreport: {report}")
+    print(f"\nreport: {report}", flush=True)
     return 0 if all(entry.verdict is not None for entry in entries) else 1

@@ -16,15 +16,12 @@ from veridict.deploy.repository import CALIBRATION, PROMPT_BANK, default_reposit
 from veridict.forensics import signature as sig
 from veridict.forensics.calibration import load_calibration
 
-from .clip_model import COMPACT, Backbone, load_clip
+from .bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
+from .clip_model import Backbone, load_clip
 from .face_cnn import load_face_cnn
 from .onnx_export import Parity, export_onnx, networks
 from .prompts import read_prompts
 from .train_clip import embed_prompts
-
-WEIGHTS = Path(__file__).parent / "weights_data"
-CLIP_WEIGHTS = WEIGHTS / "clip-compact.safetensors"
-FACE_WEIGHTS = WEIGHTS / "face-cnn.safetensors"
 
 
 class ExportError(RuntimeError):

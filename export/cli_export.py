@@ -8,9 +8,7 @@ from pathlib import Path
 
 from veridict.deploy.repository import RepositoryError, check_repository, default_repository
 
-from .assemble import FACE_WEIGHTS, ExportError, ExportSettings, export_repository
-from .clip_model import COMPACT
-from .onnx_export import ParityError
+from .bundled import COMPACT, FACE_WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Export, or check; return 0, or 1 with the reason on standard error."""
     try:
-        if arguments.check:
+        if arguments.check:  # needs no torch: a serving machine checks what it was given
             manifest = check_repository(arguments.output, "cpu")
             print(f"{arguments.output}: {len(manifest.files)} files as the manifest says; source {manifest.source}")
             return 0
+    except RepositoryError as error:
+        print(f"veridict export: {error}", file=sys.stderr)
+        return 1
+    return _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    try:
+        from .assemble import ExportError, ExportSettings, export_repository
+        from .onnx_export import ParityError
+    except ImportError as error:
+        print(f"veridict export: {error}; pip install 'veridict[export]'", file=sys.stderr)
+        return 1
+    try:
         settings = ExportSettings(
             output=arguments.output,
             clip=arguments.clip,
@@ -49,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"largest difference {parity.largest_difference:.2e}"
             )
         print(f"wrote {arguments.output}")
-    except (ExportError, ParityError, RepositoryError, ValueError, OSError) as error:
+    except (ExportError, ParityError, ValueError, OSError) as error:
         print(f"veridict export: {error}", file=sys.stderr)
         return 1
     return 0

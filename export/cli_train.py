@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from .assemble import CLIP_WEIGHTS, FACE_WEIGHTS
+from .bundled import CLIP_WEIGHTS, FACE_WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

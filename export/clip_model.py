@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from . import efficientnet
+from .bundled import COMPACT, DATA
 from .torch_setup import import_open_clip
-
-DATA = Path(__file__).parent / "data"
-COMPACT = "veridict-compact"
 
 
 @dataclass(frozen=True)

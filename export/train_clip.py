@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from . import augment, efficientnet
-from .clip_model import COMPACT, Backbone, load_clip
+from .bundled import COMPACT
+from .clip_model import Backbone, load_clip
 from .datasets import Sample, find_folders, read_image, read_manifest
 from .prompts import Prompts, read_kinds, read_prompts
 from .weights import save_half, seed_everything

@@ -39,10 +39,11 @@ def _score(crops):
             model_name=sig.FACE_CNN.name,
             requested_output_names=[sig.LOGIT.name],
             inputs=[serving.write(sig.FACE_PIXELS, crops[start : start + step])],
+            # Without this a GPU engine's output may stay in device memory, which as_numpy cannot read.
+            preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
             raise RuntimeError(response.error().message())
         tensor = pb_utils.get_output_tensor_by_name(response, sig.LOGIT.name)
-        # On a GPU the engine's output may lie in device memory, which as_numpy cannot read.
-        parts.append(tensor.as_numpy() if tensor.is_cpu() else np.from_dlpack(tensor))
+        parts.append(tensor.as_numpy())
     return np.concatenate(parts)[:, 0] if parts else np.zeros(0, np.float32)

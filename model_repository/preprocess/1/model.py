@@ -18,7 +18,7 @@ from veridict.forensics.preprocess import Prepared, prepare, warm_up
 class TritonPythonModel:
     def initialize(self, args):
         serving.limit_threads(1)
-        workers = int(serving.parameter(args, "threads", "0")) or os.cpu_count() or 1
+        workers = int(serving.parameter(args, "threads", "0")) or len(os.sched_getaffinity(0))
         self.pool = ThreadPoolExecutor(workers, initializer=warm_up)
         # Threads start with their first job: give each one now, so that no request pays for loading the face finder.
         list(self.pool.map(time.sleep, [0.05] * workers))

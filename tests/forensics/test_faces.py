@@ -35,3 +35,12 @@ def test_tiny_and_elongated_pictures_have_no_faces():
         picture = np.zeros(shape, np.uint8)
         assert find_faces(picture) == []
         assert clip_view(picture).shape == (224, 224, 3)
+
+
+def test_a_face_that_fills_the_picture_is_found_and_boxed_inside(astronaut):
+    tight = np.ascontiguousarray(astronaut[64:176, 168:280])
+    (box,) = find_faces(tight)
+    assert box.x >= 0
+    assert box.y >= 0
+    assert box.x + box.width <= tight.shape[1]
+    assert box.y + box.height <= tight.shape[0]

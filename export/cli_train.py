@@ -10,6 +10,13 @@ from pathlib import Path
 from .bundled import CLIP_WEIGHTS, FACE_WEIGHTS
 
 
+def _factor(text: str) -> tuple[str, float]:
+    source, _, factor = text.partition("=")
+    if not source or not float(factor) > 0:
+        raise ValueError(text)
+    return source, float(factor)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     networks = parser.add_subparsers(dest="network", required=True)
@@ -17,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     face.add_argument("--data", type=Path, required=True, help="folder with real/ and fake/ anywhere below")
     face.add_argument("--epochs", type=int, default=8)
     face.add_argument("--samples-per-epoch", type=int, default=7000)
+    face.add_argument("--learning-rate", type=float, default=1e-3, help="peak of the one-cycle schedule")
+    face.add_argument("--start", type=Path, help="weights to go on from (default: ImageNet's)")
+    face.add_argument(
+        "--emphasis", nargs="*", default=[], type=_factor, metavar="SOURCE=FACTOR", help="draw a source more often"
+    )
     face.add_argument("--leave-out", default="", help="source kept for validation, for leave-one-source-out figures")
     face.add_argument("--scratch", action="store_true", help="do not start from ImageNet weights")
     clip = networks.add_parser("clip", help="train the compact CLIP on a captioned manifest and faces")
@@ -44,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
                     run=folder,
                     epochs=arguments.epochs,
                     samples_per_epoch=arguments.samples_per_epoch,
+                    learning_rate=arguments.learning_rate,
+                    start=arguments.start,
+                    emphasis=tuple(arguments.emphasis),
                     leave_out=arguments.leave_out,
                     imagenet=not arguments.scratch,
                     seed=arguments.seed,

@@ -16,14 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import augment
 from .datasets import LABELS, Sample, by_source, find_folders, read_image
-from .face_cnn import SIZE, FaceCNN
+from .face_cnn import SIZE, FaceCNN, load_face_cnn
 from .metrics import roc_auc, score
 from .weights import save_half, seed_everything
 
 
 @dataclass(frozen=True)
 class FaceTraining:
-    """Settings of one run; the defaults are those of the bundled weights (see its model card)."""
+    """Settings of one run; the bundled weights' model card states theirs.
+
+    ``start`` goes on from earlier weights in place of ImageNet's; ``emphasis`` multiplies the share of named sources.
+    """
 
     data: Path
     output: Path
@@ -38,6 +41,8 @@ class FaceTraining:
     self_blend: float = 0.12
     seed: int = 20261123
     imagenet: bool = True
+    start: Path | None = None
+    emphasis: tuple[tuple[str, float], ...] = ()
     leave_out: str = ""
 
 
@@ -51,6 +56,7 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
         groups = by_source(samples)
         self.groups = [[[s for s in g if s.label == label] for label in LABELS] for g in groups.values()]
         weights = np.sqrt([len(g) for g in groups.values()])
+        weights *= [dict(settings.emphasis).get(source, 1.0) for source in groups]
         self.weights = weights / weights.sum()
         self.cache: dict[Path, augment.Pixels] = {}
 
@@ -115,8 +121,12 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
     validation = [s for s in find_folders(settings.data, "val")]
     if settings.leave_out:
         validation += [s for s in find_folders(settings.data, "train") if s.source == settings.leave_out]
-    model = FaceCNN()
-    if settings.imagenet:
+    known = {s.source for s in samples}
+    for source, _ in settings.emphasis:
+        if source not in known:
+            raise ValueError(f"no training source is called {source!r}; there are {', '.join(sorted(known))}")
+    model = FaceCNN() if settings.start is None else load_face_cnn(settings.start)
+    if settings.start is None and settings.imagenet:
         model.load_imagenet()
     dataset = FaceSamples(settings, samples)
     loader = DataLoader(dataset, settings.batch, drop_last=True)

@@ -95,6 +95,7 @@ def export_onnx(module: nn.Module, example: torch.Tensor, model: sig.Model, path
     if program is None:
         raise ParityError(f"{model.name}: the exporter returned nothing")
     graph = program.model_proto
+    _strip_traces(graph)
     _halve_weights(graph)
     onnx.checker.check_model(graph)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,6 +129,17 @@ def check_parity(
     if not parity.lowest_cosine >= lowest:
         raise ParityError(f"{model.name}: cosine {parity.lowest_cosine:.5f} to PyTorch is below {lowest}")
     return parity
+
+
+def _strip_traces(graph: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of its own run: stack traces with local paths, names of Python modules."""
+    holders = [graph, graph.graph, *graph.functions]
+    for part in (graph.graph, *graph.functions):
+        holders += [*part.node, *part.value_info]
+    holders += [*graph.graph.input, *graph.graph.output, *graph.graph.initializer]
+    for holder in holders:
+        holder.doc_string = ""
+        del holder.metadata_props[:]
 
 
 def _halve_weights(graph: onnx.ModelProto) -> None:

@@ -85,3 +85,12 @@ def test_command_line(tmp_path, capsys):
     assert "as the manifest says" in captured.out
     assert "manifest.json is missing" in captured.err
     assert "no checkpoint at" in captured.err
+
+
+def test_graphs_name_nothing_of_the_machine_they_were_made_on():
+    import onnx
+
+    for name in sig.ENGINES:
+        path = default_repository() / name / "1" / "model.onnx"
+        assert b".py" not in path.read_bytes()
+        assert not any(node.metadata_props or node.doc_string for node in onnx.load(path).graph.node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ PROMPT_BANK = Path("fusion/1/prompt_bank.npz")
 CALIBRATION = Path("fusion/1/calibration.json")
 #: The file an engine step needs in its version folder, by profile.
 ENGINE_FILES = {"cpu": "model.onnx", "gpu": "model.plan"}
+#: Served by the CPU profile in place of ``model.onnx`` where it is there.
+INT8_GRAPH = "model.int8.onnx"
+#: What an engine is built from: the same network with half-precision casts in the graph.
+FP16_GRAPH = "model.fp16.onnx"
 
 
 class RepositoryError(RuntimeError):
@@ -48,7 +53,8 @@ def file_sha256(path: Path) -> str:
 
 def tracked_files(repository: Path) -> list[Path]:
     """Return the files a manifest covers, relative and sorted: networks, prompt bank and calibration."""
-    wanted = [Path(name) / "1" / file for name in ENGINES for file in ENGINE_FILES.values()]
+    kinds = (*ENGINE_FILES.values(), INT8_GRAPH, FP16_GRAPH, "model.rtx")
+    wanted = [Path(name) / "1" / file for name in ENGINES for file in kinds]
     return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
 
 
@@ -78,6 +84,38 @@ def read_manifest(repository: Path) -> Manifest:
         ) from error
 
 
+def cpu_graph(version_folder: Path) -> Path:
+    """Return the graph that the CPU profile runs: the int8 one where the export made one."""
+    quantised = version_folder / INT8_GRAPH
+    return quantised if quantised.exists() else version_folder / ENGINE_FILES["cpu"]
+
+
+def installed_gpu() -> str:
+    """Return the compute capability of this machine's first GPU, such as ``sm89``; "" where there is none to ask."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    lines = answer.stdout.split()
+    return f"sm{lines[0].replace('.', '')}" if lines else ""
+
+
+def engine_problems(source: dict[str, Any], gpu: str) -> list[str]:
+    """Return why engines built as ``source`` says cannot run on a GPU of this compute capability ("" = unknown)."""
+    problems = []
+    for engine in source.get("engines", []):
+        target = engine["target"]
+        if engine["file"] == ENGINE_FILES["gpu"] and gpu and target not in ("", gpu) and not engine["compatible"]:
+            problems.append(f"{engine['model']}/1/{engine['file']} was built for {target}, this GPU is {gpu}")
+    return problems
+
+
 def check_repository(repository: Path, profile: str) -> Manifest:
     """Return the manifest when every model the profile serves is there and every file is what the manifest says.
 
@@ -95,6 +133,8 @@ def check_repository(repository: Path, profile: str) -> Manifest:
             problems.append(f"{name} is missing")
         elif file_sha256(path) != expected:
             problems.append(f"{name} differs from the manifest")
+    if profile == "gpu":
+        problems += engine_problems(manifest.source, installed_gpu())
     if problems:
         raise RepositoryError(f"{repository} cannot be served with the {profile} profile: " + "; ".join(problems))
     return manifest
@@ -118,8 +158,9 @@ def load_judgement(repository: Path) -> tuple[PromptBank, Calibration, ModelVers
     bank = load_prompt_bank(repository / PROMPT_BANK)
     calibration = load_calibration(repository / CALIBRATION)
     width = bank.embeddings.shape[1]
-    if calibration.clip_head and len(calibration.clip_head) != width:
-        raise RepositoryError(f"the calibration's linear head has {len(calibration.clip_head)} weights, not {width}")
+    head = calibration.clip_head
+    if head is not None and head.weights.size != width:
+        raise RepositoryError(f"the calibration's linear head has {head.weights.size} weights, not {width}")
     files = read_manifest(repository).files
 
     def version(model: str) -> str:

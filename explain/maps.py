@@ -25,7 +25,7 @@ def error_level_picture(image: DecodedImage) -> Pixels | None:
     """Return the ELA map smoothed over 8x8 blocks as a picture, or None where ELA does not apply (no JPEG)."""
     if image.format != "JPEG":
         return None
-    levels = error_level_map(to_luma(image)).astype(np.float32)
+    levels = error_level_map(to_luma(image.pixels)).astype(np.float32)
     return render_map(cv2.blur(levels, (8, 8)))
 
 

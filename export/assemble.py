@@ -7,20 +7,38 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
 
-from veridict.deploy.repository import CALIBRATION, PROMPT_BANK, default_repository, file_sha256, write_manifest
+from veridict.deploy.repository import (
+    CALIBRATION,
+    FP16_GRAPH,
+    INT8_GRAPH,
+    PROMPT_BANK,
+    default_repository,
+    file_sha256,
+    read_manifest,
+    write_manifest,
+)
 from veridict.forensics import signature as sig
 from veridict.forensics.calibration import load_calibration
+from veridict.forensics.faces import clip_view
 
 from .bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
 from .clip_model import Backbone, load_clip
+from .datasets import SUFFIXES, read_image
+from .engines import ENGINE_FILES, Engine, EngineSettings, build_engine, import_runtime, run_engine
 from .face_cnn import load_face_cnn
-from .onnx_export import Parity, export_onnx, networks
+from .onnx_export import export_onnx, networks
+from .parity import Parity, ParityError, compare
 from .prompts import read_prompts
+from .quantise import quantise
 from .train_clip import embed_prompts
 
 
@@ -30,7 +48,11 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What to export and where to; the defaults rebuild the bundled repository from the bundled weights."""
+    """What to export and where to; the defaults rebuild the bundled repository from the bundled weights.
+
+    ``int8_images`` is a folder of pictures like those to be served, and quantises the CPU graphs on them;
+    ``int8_faces`` one of face crops. ``engine`` also builds a TensorRT engine of each network.
+    """
 
     output: Path
     clip: str = COMPACT
@@ -39,6 +61,18 @@ class ExportSettings:
     face_checkpoint: Path = FACE_WEIGHTS
     prompts: Path | None = None
     calibration: Path | None = None
+    int8_images: Path | None = None
+    int8_faces: Path | None = None
+    engine: EngineSettings | None = None
+    precision: str = "fp16"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made: the parity of every graph to PyTorch in fp32, and the engines."""
+
+    parities: tuple[Parity, ...]
+    engines: tuple[Engine, ...]
 
 
 def write_prompt_bank(backbone: Backbone, prompts_path: Path | None, path: Path) -> None:
@@ -85,9 +119,10 @@ def copy_calibration(settings: ExportSettings, backbone: Backbone) -> bool:
         return False
     document = json.loads(source.read_text())
     if settings.calibration is None and backbone.name != COMPACT:
-        document["clip"] |= {"head": [], "head_bias": 0.0}
-        for name in ("clip", "clip_head"):
-            document["fusion"]["terms"].pop(name, None)
+        document["clip"]["head"] = None
+        for regime in ("close_up", "general"):
+            for name in ("clip", "clip_head"):
+                document["fusion"][regime]["terms"].pop(name, None)
         document["source"]["note"] = f"CLIP terms removed: fitted on {COMPACT}, not on {backbone.name}"
     target = settings.output / CALIBRATION
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,39 +131,130 @@ def copy_calibration(settings: ExportSettings, backbone: Backbone) -> bool:
     return True
 
 
-def export_repository(settings: ExportSettings, progress: Callable[[str], None] = print) -> list[Parity]:
-    """Build a servable model repository in ``settings.output`` and return each network's parity to PyTorch.
+def read_views(folder: Path, most: int = 256, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return up to ``most`` pictures drawn from a folder tree as views uint8 [N, 224, 224, 3].
+
+    Raises:
+        ExportError: the folder holds no picture.
+    """
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ExportError(f"no images in {folder}")
+    chosen = np.random.default_rng(seed).permutation(len(paths))[:most]
+    return np.stack([clip_view(read_image(paths[i])) for i in chosen])
+
+
+def _gate_engine(module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path) -> Parity:
+    """Hold a built engine to PyTorch in fp32 on this GPU; an engine that fails is removed."""
+    with torch.inference_mode():
+        expected = module(example).numpy()
+    try:
+        return compare(model.name, "fp16", expected, run_engine(path, model, example.numpy()))
+    except ParityError:
+        path.unlink()
+        raise
+
+
+def _quantise(settings: ExportSettings, progress: Callable[[str], None]) -> list[Parity]:
+    folders = {"clip_image": settings.int8_images, "face_cnn": settings.int8_faces}
+    parities = []
+    for name, folder in folders.items():
+        source = settings.output / name / "1" / "model.onnx"
+        target = source.with_name(INT8_GRAPH)
+        target.unlink(missing_ok=True)  # an older one would be of other weights
+        if folder is not None:
+            progress(f"quantising {name}")
+            parities.append(quantise(source, sig.MODELS[name], read_views(folder), target))
+    return parities
+
+
+def export_repository(settings: ExportSettings, progress: Callable[[str], None] = print) -> Exported:
+    """Build a servable model repository in ``settings.output``.
 
     Raises:
         ExportError: a checkpoint is missing or the backbone does not fit the served view.
         ParityError: a graph does not compute what its source computes.
-        ValueError: the backbone's name or the prompt file is wrong.
+        EngineError: an engine was asked for and cannot be built here.
+        ValueError: the backbone's name, the prompt file or a folder of images is wrong.
     """
-    checkpoint = settings.clip_checkpoint
-    if checkpoint is None and settings.clip == COMPACT and not settings.random_weights:
-        checkpoint = CLIP_WEIGHTS
-    for path in filter(None, (checkpoint, settings.face_checkpoint)):
-        if not path.exists():
-            raise ExportError(f"no checkpoint at {path}")
+    if settings.engine is not None:
+        import_runtime(settings.engine.runtime)  # fail before the long work, not after it
+    if settings.calibration is not None:
+        load_calibration(settings.calibration)
+    checkpoint = _clip_checkpoint(settings)
     progress(f"loading {settings.clip}")
     backbone = load_clip(settings.clip, checkpoint, settings.random_weights)
     if backbone.size != sig.CLIP_SIZE:
         raise ExportError(f"{settings.clip} sees {backbone.size} pixels; the served view is {sig.CLIP_SIZE}")
     copy_templates(settings.output)
-    parities = []
+    parities: list[Parity] = []
+    engines: list[Engine] = []
     for name, make in networks(backbone, load_face_cnn(settings.face_checkpoint)).items():
         module, example = make()
+        model, folder = sig.MODELS[name], settings.output / name / "1"
         progress(f"exporting {name}")
-        parities.append(export_onnx(module, example, sig.MODELS[name], settings.output / name / "1" / "model.onnx"))
+        parities.append(export_onnx(module, example, model, folder / "model.onnx"))
+        if settings.engine is None:
+            continue
+        graph = folder / "model.onnx"
+        if settings.precision == "fp16":
+            graph = folder / FP16_GRAPH
+            parities.append(export_onnx(module, example, model, graph, "fp16"))
+        progress(f"building {name} with {settings.engine.runtime}")
+        target = folder / ENGINE_FILES[settings.engine.runtime]
+        dims = tuple(example.shape[1:])
+        engines.append(build_engine(graph, model, dims, settings.engine, target, lambda text: progress(f"  {text}")))
+        if settings.engine.runtime == "tensorrt":
+            parities.append(_gate_engine(module, example, model, target))
+    parities += _quantise(settings, progress)
     write_prompt_bank(backbone, settings.prompts, settings.output / PROMPT_BANK)
     width = int(np.load(settings.output / PROMPT_BANK)["embeddings"].shape[1])
     retarget(settings.output, sig.EMBEDDING_OUT.name, (width,))
     retarget(settings.output, sig.TOKENS.name, (backbone.context_length,))
     if not copy_calibration(settings, backbone):
         progress("no calibration yet: run veridict calibrate --repository on the new repository before serving it")
-    source: dict[str, Any] = {"clip": settings.clip, "random_weights": settings.random_weights}
-    source["clip_sha256"] = file_sha256(checkpoint) if checkpoint else ""
-    source["face_cnn_sha256"] = file_sha256(settings.face_checkpoint)
-    source["parity"] = [asdict(p) for p in parities]
+    exported = Exported(tuple(parities), tuple(engines))
+    write_manifest(settings.output, _provenance(settings, checkpoint, exported))
+    return exported
+
+
+def export_prompts(settings: ExportSettings, progress: Callable[[str], None] = print) -> None:
+    """Embed the prompts anew into the existing repository in ``settings.output``; its graphs and engines stay.
+
+    Raises:
+        ExportError: the repository was made from another CLIP, or the checkpoint is missing.
+        RepositoryError: there is no repository.
+        ValueError: the prompt file is wrong.
+    """
+    source = read_manifest(settings.output).source
+    checkpoint = _clip_checkpoint(settings)
+    backbone = load_clip(settings.clip, checkpoint, settings.random_weights)
+    fingerprint = file_sha256(checkpoint) if checkpoint else ""
+    if (source.get("clip"), source.get("clip_sha256")) != (settings.clip, fingerprint):
+        raise ExportError(f"{settings.output} was made from {source.get('clip')}, with other weights or another model")
+    progress(f"embedding prompts with {settings.clip}")
+    write_prompt_bank(backbone, settings.prompts, settings.output / PROMPT_BANK)
     write_manifest(settings.output, source)
-    return parities
+
+
+def _clip_checkpoint(settings: ExportSettings) -> Path | None:
+    """Return the checkpoint to load: the bundled one for the bundled model when none is named."""
+    checkpoint = settings.clip_checkpoint
+    if checkpoint is None and settings.clip == COMPACT and not settings.random_weights:
+        checkpoint = CLIP_WEIGHTS
+    for path in filter(None, (checkpoint, settings.face_checkpoint)):
+        if not path.exists():
+            raise ExportError(f"no checkpoint at {path}")
+    return checkpoint
+
+
+def _provenance(settings: ExportSettings, checkpoint: Path | None, exported: Exported) -> dict[str, Any]:
+    return {
+        "clip": settings.clip,
+        "random_weights": settings.random_weights,
+        "clip_sha256": file_sha256(checkpoint) if checkpoint else "",
+        "face_cnn_sha256": file_sha256(settings.face_checkpoint),
+        "versions": {p: version(p) for p in ("torch", "open_clip_torch", "onnx", "onnxruntime")},
+        "parity": [asdict(p) for p in exported.parities],
+        "engines": [asdict(e) for e in exported.engines],
+    }

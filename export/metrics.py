@@ -92,3 +92,29 @@ def bootstrap(
         values.append(statistic(labels[chosen], probabilities[chosen]))
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
+
+
+def best_threshold(labels: Ints, probabilities: Floats) -> float:
+    """Return the threshold of the highest accuracy on these very labels: an upper bound, not a setting to ship."""
+    order = np.argsort(-probabilities, kind="stable")
+    right = np.concatenate([[0], np.cumsum(2 * labels[order] - 1)])
+    ordered = probabilities[order]
+    # A cut is possible only between different probabilities.
+    allowed = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])
+    cut = int(np.flatnonzero(allowed)[np.argmax(right[allowed])])
+    return float(ordered[cut - 1]) if cut else float(np.nextafter(ordered[0], np.inf))
+
+
+def roc_curve(labels: Ints, scores: Floats) -> tuple[Floats, Floats]:
+    """Return the false and the true positive rates [K] at every distinct score, from (0, 0) to (1, 1)."""
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), labels.size - 1)
+    true = np.cumsum(labels[order])[last] / max(1, int(labels.sum()))
+    false = np.cumsum(1 - labels[order])[last] / max(1, int(labels.size - labels.sum()))
+    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
+
+
+def reliability(labels: Ints, probabilities: Floats, bins: int = 10) -> tuple[Floats, Floats]:
+    """Return the mean probability and the share of fakes [K] of each of ``bins`` equal-count bins."""
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, labels.size))
+    return np.array([probabilities[p].mean() for p in parts]), np.array([labels[p].mean() for p in parts])

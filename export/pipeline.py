@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from veridict.deploy.repository import check_repository, load_judgement
+from veridict.deploy.repository import check_repository, cpu_graph, load_judgement
 from veridict.forensics import signature as sig
 from veridict.forensics.contract import Verdict
+from veridict.forensics.decode import decode_image
+from veridict.forensics.faces import resize_view
 from veridict.forensics.fusion import Observation, fuse
 from veridict.forensics.preprocess import Prepared, prepare
 
@@ -34,7 +36,7 @@ class InProcessDetector:
         options.intra_op_num_threads = threads
         sessions = {}
         for name in ("clip_image", "face_cnn"):
-            path = repository / name / "1" / "model.onnx"
+            path = cpu_graph(repository / name / "1")
             sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._sessions = sessions
         self._pool = ThreadPoolExecutor(threads)
@@ -58,6 +60,14 @@ class InProcessDetector:
         step = sig.FACE_CNN.max_batch_size
         return np.concatenate([self._run(sig.FACE_CNN, crops[i : i + step])[:, 0] for i in range(0, len(crops), step)])
 
+    def score_whole(self, batch: Sequence[bytes]) -> npt.NDArray[np.float32]:
+        """Return the face CNN's logits [N] of whole files squeezed to its input: for files that are face crops.
+
+        Raises:
+            ImageError: an image is refused.
+        """
+        return self.score_faces(np.stack([resize_view(decode_image(data).pixels, sig.FACE_SIZE) for data in batch]))
+
     def observe(self, batch: Sequence[bytes]) -> list[Observation]:
         """Return everything that fusion needs, one observation per encoded image.
 
@@ -77,6 +87,7 @@ class InProcessDetector:
                 boxes=p.boxes,
                 face_logits=[float(next(logits)) for _ in p.boxes],
                 timings_ms=p.timings_ms,
+                texture=p.texture,
             )
             for p, embedding in zip(prepared, embeddings, strict=True)
         ]

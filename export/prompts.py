@@ -9,6 +9,11 @@ from typing import Any
 
 from .bundled import DATA
 
+#: Categories whose training pictures are photographs: they count as real where nothing says otherwise.
+PHOTOGRAPHED = frozenset(
+    {"person", "animal", "food", "plant", "vehicle", "building", "landscape", "street", "interior", "object"}
+)
+
 
 @dataclass(frozen=True)
 class Prompts:

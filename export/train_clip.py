@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -21,22 +22,11 @@ from . import augment, efficientnet
 from .bundled import COMPACT
 from .clip_model import Backbone, load_clip
 from .datasets import Sample, find_folders, read_image, read_manifest
-from .prompts import Prompts, read_kinds, read_prompts
+from .prompts import PHOTOGRAPHED, Prompts, read_kinds, read_prompts
+from .prototypes import draw_prototypes
 from .weights import save_half, seed_everything
 
 _TEMPLATES = ("{}", "a photo of a {}", "a picture of {}", "an image of a {}")
-_PHOTOGRAPHED = {
-    "person",
-    "animal",
-    "food",
-    "plant",
-    "vehicle",
-    "building",
-    "landscape",
-    "street",
-    "interior",
-    "object",
-}
 
 
 @dataclass(frozen=True)
@@ -52,6 +42,8 @@ class ClipTraining:
     faces_per_class: int = 1500
     steps: int = 1400
     batch: int = 256
+    prototypes: int = 4
+    prototype_share: float = 0.15
     learning_rate: float = 1e-3
     seed: int = 20261123
 
@@ -79,7 +71,7 @@ def _view(sample: Sample, size: int, rng: np.random.Generator, plain: bool) -> t
         return augment.resize(image, size, size), label
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    if sample.category in _PHOTOGRAPHED:
+    if sample.category in PHOTOGRAPHED:
         label = int(rng.random() < 0.35)
         if label:
             image = synthetic_fake(image, rng) if rng.random() < 0.6 else augment.self_blend(image, rng)
@@ -121,8 +113,8 @@ def compute_features(
     return compute_features(backbone, samples, views, seed, cache)
 
 
-def collect(settings: ClipTraining) -> tuple[list[Sample], list[Sample]]:
-    """Return (training, validation) samples; validation = the held-out sources and the faces' own val split."""
+def collect(settings: ClipTraining) -> list[Sample]:
+    """Return every sample in a fixed order: the manifest's scenes, drawn training faces, the faces' own val split."""
     kinds = read_kinds()
     scenes = [s for s in read_manifest(settings.manifest, kinds) if s.split == "train"]
     rng = np.random.default_rng(settings.seed)
@@ -135,12 +127,17 @@ def collect(settings: ClipTraining) -> tuple[list[Sample], list[Sample]]:
     for label in ("real", "fake"):
         pool = [s for s in faces["train"] if s.label == label]
         chosen += [pool[i] for i in rng.permutation(len(pool))[: settings.faces_per_class]]
-    training = [s for s in scenes if s.source not in settings.held_out] + chosen
-    return training, [s for s in scenes if s.source in settings.held_out] + faces["val"]
+    return scenes + chosen + faces["val"]
 
 
 def _pick(texts: list[tuple[str, ...]], rng: np.random.Generator) -> list[str]:
     return [options[rng.integers(len(options))] for options in texts]
+
+
+def _balance(category: torch.Tensor) -> npt.NDArray[np.float64]:
+    """Return sampling weights [N] that sum to 1: a category's share grows with the root of its size."""
+    weights = 1.0 / np.sqrt(np.bincount(category.numpy()))[category.numpy()]
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def _train_heads(
@@ -148,10 +145,19 @@ def _train_heads(
 ) -> None:
     prompts, rng = read_prompts(), np.random.default_rng(settings.seed)
     names = list(prompts.categories)
-    category = torch.tensor([names.index(s.category) for s in samples])
-    counts = torch.bincount(category, minlength=len(names)).clamp(min=1)
-    weights = (1.0 / counts.float().sqrt())[category].double().numpy()
-    weights /= weights.sum()
+    # Prototypes are further samples: every view the same, authenticity unknown.
+    extra = draw_prototypes(features.flatten(0, 1).numpy(), settings.prototypes, settings.seed)
+    drawn = torch.from_numpy(extra.features)[:, None].expand(-1, features.shape[1], -1)
+    features = torch.cat([features, drawn])
+    truth = torch.cat([truth, torch.full(drawn.shape[:2], -1)])
+    all_captions = [s.caption for s in samples] + extra.captions
+    category = torch.tensor([names.index(c) for c in [s.category for s in samples] + extra.categories])
+    weights = np.concatenate(
+        [
+            (1 - settings.prototype_share) * _balance(category[: len(samples)]),
+            settings.prototype_share * _balance(category[len(samples) :]),
+        ]
+    )
     model = backbone.model
     model.train()
     model.visual.trunk.eval()
@@ -159,11 +165,11 @@ def _train_heads(
     optimiser = torch.optim.AdamW(head, settings.learning_rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps)
     for step in range(settings.steps):
-        chosen = rng.choice(len(samples), settings.batch, p=weights)
+        chosen = rng.choice(len(weights), settings.batch, p=weights)
         view = rng.integers(features.shape[1], size=settings.batch)
         x = nn.functional.dropout(features[chosen, view], 0.2)
         image = nn.functional.normalize(model.visual.head(x), dim=-1)
-        captions = [_TEMPLATES[rng.integers(len(_TEMPLATES))].format(samples[i].caption) for i in chosen]
+        captions = [_TEMPLATES[rng.integers(len(_TEMPLATES))].format(all_captions[i]) for i in chosen]
         texts = [*_pick(prompts.classes(), rng), *dict.fromkeys(captions)]
         text = model.encode_text(backbone.tokenizer(texts), normalize=True)
         logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
@@ -226,12 +232,16 @@ def train_clip(settings: ClipTraining) -> dict[str, Any]:
     backbone.model.visual.trunk.load_state_dict(efficientnet.imagenet_state())
     for parameter in backbone.model.visual.trunk.parameters():
         parameter.requires_grad_(False)
-    training, validation = collect(settings)
-    print(f"{len(training)} training and {len(validation)} validation images", flush=True)
-    features, truth = compute_features(backbone, training, settings.views, settings.seed, settings.run / "train.npz")
-    plain, _ = compute_features(backbone, validation, 1, settings.seed, settings.run / "val.npz")
-    _train_heads(backbone, training, features, truth, settings)
-    report = _validate(backbone, validation, plain)
+    samples = collect(settings)
+    held = np.array([s.source in settings.held_out or s.split == "val" for s in samples])
+    if unknown := set(settings.held_out) - {s.source for s in samples}:
+        raise ValueError(f"no source is called {sorted(unknown)[0]!r}")
+    print(f"{(~held).sum()} training and {held.sum()} validation images", flush=True)
+    # One cache serves every choice of held-out sources.
+    features, truth = compute_features(backbone, samples, settings.views, settings.seed, settings.run / "features.npz")
+    learning = np.flatnonzero(~held)
+    _train_heads(backbone, [samples[i] for i in learning], features[learning], truth[learning], settings)
+    report = _validate(backbone, [s for s, h in zip(samples, held, strict=True) if h], features[held])
     (settings.run / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     metadata = {"network": COMPACT, "seed": str(settings.seed), "steps": str(settings.steps)}
     save_half(backbone.model, settings.output, metadata | {"held_out": ",".join(settings.held_out)})

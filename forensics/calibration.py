@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from . import texture
 
 SCHEMA = "veridict-calibration/1"
 FORENSIC = ("ela", "blur", "noise")
@@ -49,22 +52,53 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Regime:
+    """How the terms are weighed: close-ups of a face and all other pictures are weighed apart.
+
+    Forensic terms (ELA, blur, noise) together count at most ``forensic_cap`` logits.
+    """
+
+    bias: float
+    terms: dict[str, Term]
+    forensic_cap: float
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear model of one vector: score = weights . vector + bias, in logits."""
+
+    weights: npt.NDArray[np.float64]
+    bias: float
+
+    def score(self, vector: npt.NDArray[np.floating[Any]]) -> float:
+        """Return the logit of a vector of as many values as there are weights."""
+        return float(self.weights @ vector.astype(np.float64)) + self.bias
+
+
+@dataclass(frozen=True)
 class Calibration:
-    """A parsed calibration file; ``version`` is the start of its sha256."""
+    """A parsed calibration file; ``version`` is the start of its sha256.
+
+    ``clip_head`` scores CLIP embeddings and ``texture_head`` texture descriptors; either may be absent.
+    """
 
     version: str
     percentiles: dict[str, Percentiles]
     low: float
     high: float
-    bias: float
-    terms: dict[str, Term]
-    forensic_cap: float
+    close_up: Regime
+    general: Regime
+    close_up_share: float
     threshold: float
     band: tuple[float, float]
     clip_temperature: float
-    clip_head: tuple[float, ...]
-    clip_head_bias: float
+    clip_head: LinearHead | None
+    texture_head: LinearHead | None
     source: dict[str, Any]
+
+    def regime(self, face_share: float) -> Regime:
+        """Return the weights for a picture whose largest face takes that share of its shorter side (0 = no face)."""
+        return self.close_up if face_share >= self.close_up_share else self.general
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -86,20 +120,31 @@ def load_calibration(path: Path) -> Calibration:
             },
             low=float(document["readings"]["low"]),
             high=float(document["readings"]["high"]),
-            bias=float(document["fusion"]["bias"]),
-            terms={name: Term(**term) for name, term in document["fusion"]["terms"].items()},
-            forensic_cap=float(document["fusion"]["forensic_cap"]),
+            close_up=_regime(document["fusion"]["close_up"]),
+            general=_regime(document["fusion"]["general"]),
+            close_up_share=float(document["fusion"]["close_up_share"]),
             threshold=float(document["threshold"]),
             band=(float(document["band"][0]), float(document["band"][1])),
             clip_temperature=float(document["clip"]["temperature"]),
-            clip_head=tuple(document["clip"]["head"]),
-            clip_head_bias=float(document["clip"]["head_bias"]),
+            clip_head=_head(document["clip"]["head"]),
+            texture_head=_head(document["texture"]["head"]),
             source=document["source"],
         )
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise ValueError(f"{path} is no {SCHEMA} file: {error}") from error
     _check(calibration, path)
     return calibration
+
+
+def _regime(document: dict[str, Any]) -> Regime:
+    terms = {name: Term(**term) for name, term in document["terms"].items()}
+    return Regime(float(document["bias"]), terms, float(document["forensic_cap"]))
+
+
+def _head(document: dict[str, Any] | None) -> LinearHead | None:
+    if document is None:
+        return None
+    return LinearHead(np.array(document["weights"], dtype=np.float64), float(document["bias"]))
 
 
 def _check(calibration: Calibration, path: Path) -> None:
@@ -109,8 +154,12 @@ def _check(calibration: Calibration, path: Path) -> None:
         raise ValueError(f"{path}: the uncertain band must contain the threshold")
     if any(len(p.values) != len(p.edges) + 1 for p in calibration.percentiles.values()):
         raise ValueError(f"{path}: percentiles need one row per size class")
-    if any(term.scale <= 0 for term in calibration.terms.values()):
-        raise ValueError(f"{path}: every term needs a positive scale")
-    needed = math.log(calibration.threshold / (1.0 - calibration.threshold)) - calibration.bias
-    if calibration.forensic_cap < 0 or calibration.forensic_cap >= needed:
-        raise ValueError(f"{path}: forensic evidence alone could convict (cap {calibration.forensic_cap}, {needed=})")
+    head = calibration.texture_head
+    if head is not None and head.weights.size != texture.SIZE:
+        raise ValueError(f"{path}: the texture head needs {texture.SIZE} weights, not {head.weights.size}")
+    for regime in (calibration.close_up, calibration.general):
+        if any(term.scale <= 0 for term in regime.terms.values()):
+            raise ValueError(f"{path}: every term needs a positive scale")
+        needed = math.log(calibration.threshold / (1.0 - calibration.threshold)) - regime.bias
+        if not 0 <= regime.forensic_cap < needed:
+            raise ValueError(f"{path}: forensic evidence alone could convict (cap {regime.forensic_cap}, {needed=})")

@@ -1,10 +1,14 @@
-"""Face finding and the views the networks see. ``find_faces`` is the one place to put a better finder."""
+"""Face finding and the views the networks see. ``find_faces`` is the one place to put a better finder.
+
+The finder is YuNet (Wu, Peng & Yu 2023) in ONNX Runtime; its model card stands beside its weights in
+``export/weights_data``.
+"""
 
 from __future__ import annotations
 
-import threading
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,19 +17,20 @@ import numpy.typing as npt
 from .signature import CLIP_SIZE, FACE_SIZE, MAX_FACES
 
 Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 
-#: Longest side at which the cascade searches; its cost grows with the area.
-_SEARCH_SIDE = 480
-#: A second, small search for a face that fills the picture: the cascade misses one that touches the picture's edge, so
-#: this search adds a border (share of the shortest side). On 120 tight crops of 160 pixels it raised
-#: the share of faces found from 35% to 90%; on 160 pictures without faces it added at most one false find.
-_CLOSE_SIDE = 160
-_CLOSE_BORDER = 0.25
-_CLOSE_SHARE = 0.35
-#: A face smaller than this share of the searched picture's shortest side is too small to judge.
-_MIN_SHARE = 0.08
-#: The cascade's box is tight about eyes and mouth; the face CNN learned from crops this much wider.
-_MARGIN = 1.5
+_GRAPH = Path(__file__).parent / "data" / "face_finder.onnx"
+#: Longest side at which faces are searched; the cost grows with the area. The network finds faces from 10 to 300
+#: pixels, so at this size from 3% of the picture to one that fills it.
+_SEARCH_SIDE = 320
+_STRIDES = (8, 16, 32)
+#: At this score, of 180 pictures of food, landscapes and drawn animals none had a false find.
+_LOWEST_SCORE = 0.8
+_OVERLAP = 0.3
+#: A face smaller than this (pixels of the picture, longer side) is too small to judge.
+_SMALLEST = 32
+#: The finder's box runs from forehead to chin; the face CNN learned from crops this much wider.
+_MARGIN = 1.35
 
 
 class Box(NamedTuple):
@@ -37,51 +42,53 @@ class Box(NamedTuple):
     height: int
 
 
-_local = threading.local()  # a classifier keeps its working image inside, so threads must not share one
+@cache
+def _session() -> Any:
+    """Return the network; its session is safe to share between threads and uses one thread per call."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
 
 
-def _cascade() -> cv2.CascadeClassifier:
-    if not hasattr(_local, "cascade"):
-        path = Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"
-        _local.cascade = cv2.CascadeClassifier(str(path))
-    cascade: cv2.CascadeClassifier = _local.cascade
-    return cascade
+def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]:
+    """Return the boxes of faces in RGB pixels uint8 [H, W, 3], largest first, at most ``MAX_FACES``.
 
-
-def find_faces(pixels: Pixels) -> list[Box]:
-    """Return the boxes of frontal faces in RGB pixels [H, W, 3], largest first, at most ``MAX_FACES``.
-
-    Method: OpenCV's bundled Haar cascade (Viola & Jones 2001; Lienhart's alt2 training) at a bounded working size.
+    ``size`` (width, height) is that of the picture ``pixels`` is a smaller copy of: boxes are in its coordinates.
     """
-    found = _search(pixels, _SEARCH_SIDE, 0.0, _MIN_SHARE) or _search(pixels, _CLOSE_SIDE, _CLOSE_BORDER, _CLOSE_SHARE)
-    return sorted(found, key=lambda box: (-box.width * box.height, box))[:MAX_FACES]
+    width, height = size or (pixels.shape[1], pixels.shape[0])
+    small = shrink(pixels, _SEARCH_SIDE)
+    scale = np.array([small.shape[1] / width, small.shape[0] / height] * 2)
+    # Multiples of 32, and never less than the graph's smallest input; what is added is black.
+    rows, columns = (max(64, -(-side // 32) * 32) for side in small.shape[:2])
+    canvas = np.zeros((1, rows, columns, 3), np.uint8)
+    canvas[0, : small.shape[0], : small.shape[1]] = small
+    maps = _session().run(None, {"PIXELS": canvas})
+    found = np.concatenate([decode_map(m[0], stride) for m, stride in zip(maps, _STRIDES, strict=True)])
+    found = found[found[:, 0] >= _LOWEST_SCORE]
+    kept = cv2.dnn.NMSBoxes(found[:, 1:].tolist(), found[:, 0].tolist(), _LOWEST_SCORE, _OVERLAP)
+    boxes = [_to_picture(found[i, 1:] / scale, width, height) for i in np.asarray(kept, dtype=int).ravel()]
+    boxes = [box for box in boxes if max(box.width, box.height) >= _SMALLEST]
+    return sorted(boxes, key=lambda box: (-box.width * box.height, box))[:MAX_FACES]
 
 
-def _search(pixels: Pixels, side: int, share_border: float, share_smallest: float) -> list[Box]:
-    """Return the boxes found at a working size whose longest side is at most ``side``."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    small = pixels
-    if scale < 1.0:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    shortest = min(small.shape[:2])
-    if shortest < 24:
-        return []
-    grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    border = round(shortest * share_border)
-    if border:
-        grey = cv2.copyMakeBorder(grey, border, border, border, border, cv2.BORDER_REPLICATE)
-    smallest = max(24, int(shortest * share_smallest))
-    found = _cascade().detectMultiScale(grey, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest))
-    return [_to_picture(box, border, scale, width, height) for box in found]
+def decode_map(values: Floats, stride: int) -> Floats:
+    """Return rows [H * W, 5] float32 of score, left, top, width, height in pixels, of one map [5, H, W]."""
+    _, rows, columns = values.shape
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    score, dx, dy, log_width, log_height = values
+    width, height = np.exp(np.minimum(log_width, 8.0)) * stride, np.exp(np.minimum(log_height, 8.0)) * stride
+    left, top = (x + dx) * stride - width / 2, (y + dy) * stride - height / 2
+    return np.asarray(np.stack([score, left, top, width, height], axis=-1).reshape(-1, 5), dtype=np.float32)
 
 
-def _to_picture(found: npt.NDArray[np.int32], border: int, scale: float, width: int, height: int) -> Box:
-    """Return a find in the searched picture as a box inside the original one."""
+def _to_picture(found: Floats, width: int, height: int) -> Box:
+    """Return (left, top, width, height) as a box inside a picture of that size."""
     x, y, w, h = (float(v) for v in found)
-    left, top = max(0, round((x - border) / scale)), max(0, round((y - border) / scale))
-    right, bottom = min(width, round((x + w - border) / scale)), min(height, round((y + h - border) / scale))
+    left, top = min(max(0, round(x)), width - 1), min(max(0, round(y)), height - 1)
+    right, bottom = min(width, round(x + w)), min(height, round(y + h))
     return Box(left, top, max(1, right - left), max(1, bottom - top))
 
 
@@ -92,6 +99,16 @@ def crop_face(pixels: Pixels, box: Box) -> Pixels:
     left = min(max(0, box.x + box.width // 2 - side // 2), width - side)
     top = min(max(0, box.y + box.height // 2 - side // 2), height - side)
     return resize_view(pixels[top : top + side, left : left + side], FACE_SIZE)
+
+
+def shrink(pixels: Pixels, longest: int) -> Pixels:
+    """Return the pixels [H, W, 3] by area averaging with at most ``longest`` on the longer side."""
+    height, width = pixels.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1.0:
+        return pixels
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def clip_view(pixels: Pixels) -> Pixels:

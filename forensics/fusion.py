@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .calibration import FORENSIC, Calibration
+from .calibration import FORENSIC, Calibration, Regime
 from .contract import Category, ClipPrediction, Evidence, Face, ImageFacts, ModelVersions, Reading, Signal, Verdict
 from .measure import Measurement
 from .sentences import describe, explain
@@ -42,6 +42,12 @@ class Observation:
     boxes: Sequence[tuple[int, int, int, int]]
     face_logits: Sequence[float]
     timings_ms: Mapping[str, float]
+    texture: Floats | None = None
+
+
+def face_share(boxes: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
+    """Return the longer side of the largest face over the shorter side of the picture; 0 without a face."""
+    return max((max(w, h) for _, _, w, h in boxes), default=0) / min(width, height)
 
 
 def sigmoid(logit: float) -> float:
@@ -71,23 +77,21 @@ def read_signal(name: str, measurement: Measurement, longest_side: int, calibrat
 
 
 def signal_values(
-    signals: Mapping[str, Signal],
-    logits: npt.NDArray[np.float64],
-    embedding: Floats,
-    faces: Sequence[float],
-    calibration: Calibration,
+    seen: Observation, signals: Mapping[str, Signal], logits: npt.NDArray[np.float64], calibration: Calibration
 ) -> dict[str, float]:
-    """Return the value of every applicable term of the fusion, by name.
+    """Return the value of every applicable term of the fusion, by name, given the CLIP logits [2 + categories].
 
     ``clip`` is the zero-shot margin (deepfake - real) in logits, ``clip_head`` the linear head's logit on the same
-    embedding, ``face`` the highest face logit, and the forensic signals are their percentiles in -1..1.
+    embedding, ``texture`` that of the texture descriptor, ``face`` the highest face logit, and the forensic signals are
+    their percentiles in -1..1.
     """
     values = {"clip": float(logits[1] - logits[0])}
-    if calibration.clip_head:
-        head = np.asarray(calibration.clip_head)
-        values["clip_head"] = float(head @ embedding.astype(np.float64)) + calibration.clip_head_bias
-    if len(faces):
-        values["face"] = float(max(faces))
+    if calibration.clip_head is not None:
+        values["clip_head"] = calibration.clip_head.score(seen.embedding)
+    if calibration.texture_head is not None and seen.texture is not None:
+        values["texture"] = calibration.texture_head.score(seen.texture)
+    if len(seen.face_logits):
+        values["face"] = float(max(seen.face_logits))
     for name in FORENSIC:
         percentile = signals[name].percentile if name in signals else None
         if percentile is not None:
@@ -95,16 +99,16 @@ def signal_values(
     return values
 
 
-def weigh(values: Mapping[str, float], signals: Mapping[str, Signal], calibration: Calibration) -> list[Evidence]:
+def weigh(values: Mapping[str, float], signals: Mapping[str, Signal], regime: Regime) -> list[Evidence]:
     """Return the evidence list: one term per signal that has a weight, and the prior; contributions sum to the logit.
 
     Forensic contributions are scaled down together when their sum exceeds the calibration's cap, so that they never
     convict (or acquit) alone.
     """
-    parts = {name: term.contribution(values[name]) for name, term in calibration.terms.items() if name in values}
+    parts = {name: term.contribution(values[name]) for name, term in regime.terms.items() if name in values}
     forensic = sum(part for name, part in parts.items() if name in FORENSIC)
-    shrink = min(1.0, calibration.forensic_cap / abs(forensic)) if forensic else 1.0
-    evidence = [Evidence("prior", None, None, 1.0, calibration.bias, "what is known before looking")]
+    shrink = min(1.0, regime.forensic_cap / abs(forensic)) if forensic else 1.0
+    evidence = [Evidence("prior", None, None, 1.0, regime.bias, "what is known before looking")]
     for name, part in parts.items():
         signal = signals.get(name)
         factor = shrink if name in FORENSIC else 1.0
@@ -114,7 +118,7 @@ def weigh(values: Mapping[str, float], signals: Mapping[str, Signal], calibratio
                 signal=name,
                 value=signal.value if signal else values[name],
                 percentile=signal.percentile if signal else None,
-                weight=calibration.terms[name].weight * factor,
+                weight=regime.terms[name].weight * factor,
                 contribution=contribution,
                 text=describe(name, contribution, signal),
             )
@@ -132,8 +136,8 @@ def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: 
     longest = max(seen.image.width, seen.image.height)
     signals = {name: read_signal(name, m, longest, calibration) for name, m in seen.measurements.items()}
     logits = bank.similarities(seen.embedding)
-    values = signal_values(signals, logits, seen.embedding, seen.face_logits, calibration)
-    evidence = weigh(values, signals, calibration)
+    values = signal_values(seen, signals, logits, calibration)
+    evidence = weigh(values, signals, calibration.regime(face_share(seen.boxes, seen.image.width, seen.image.height)))
     probability = replay(evidence)
     verdict: Literal["real", "deepfake"] = "deepfake" if probability >= calibration.threshold else "real"
     inside = calibration.band[0] <= probability <= calibration.band[1]

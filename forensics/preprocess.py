@@ -11,13 +11,18 @@ import simplejpeg
 
 from .contract import ImageFacts
 from .decode import Limits, decode_image
-from .faces import Box, clip_view, crop_face, find_faces
-from .measure import Measurement, measure
+from .faces import Box, clip_view, crop_face, find_faces, shrink
+from .measure import Measurement, measure, to_preview
+from .texture import SIDE as TEXTURE_SIDE
+from .texture import describe_texture
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared image: facts, measurements, CLIP view [224, 224, 3] uint8 and a crop of that shape per box."""
+    """One prepared image: facts, measurements, CLIP view [224, 224, 3] uint8, a crop of that shape per box, texture.
+
+    ``texture`` is the descriptor [104] float32, or None where the picture is too small for one.
+    """
 
     image: ImageFacts
     measurements: dict[str, Measurement]
@@ -25,6 +30,7 @@ class Prepared:
     boxes: list[Box]
     crops: list[npt.NDArray[np.uint8]]
     timings_ms: dict[str, float]
+    texture: npt.NDArray[np.float32] | None
 
 
 def warm_up() -> None:
@@ -42,18 +48,27 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
     started = time.perf_counter()
     decoded = decode_image(data, limits)
     after_decode = time.perf_counter()
-    measurements = measure(decoded)
+    # One chain of ever smaller copies: the whole picture is read only where its own pixels matter.
+    preview = to_preview(decoded.pixels)
+    small = shrink(preview, TEXTURE_SIDE)
+    after_shrinking = time.perf_counter()
+    measurements = measure(decoded, preview)
     after_forensics = time.perf_counter()
-    boxes = find_faces(decoded.pixels)
+    texture = describe_texture(small)
+    after_texture = time.perf_counter()
+    boxes = find_faces(small, (decoded.width, decoded.height))
     crops = [crop_face(decoded.pixels, box) for box in boxes]
     after_faces = time.perf_counter()
-    view = clip_view(decoded.pixels)
+    view = clip_view(small)
     done = time.perf_counter()
     timings = {
         "decode": after_decode - started,
-        "forensics": after_forensics - after_decode,
-        "faces": after_faces - after_forensics,
+        "shrink": after_shrinking - after_decode,
+        "forensics": after_forensics - after_shrinking,
+        "texture": after_texture - after_forensics,
+        "faces": after_faces - after_texture,
         "view": done - after_faces,
     }
     facts = ImageFacts(decoded.sha256, decoded.format, decoded.width, decoded.height, decoded.bytes)
-    return Prepared(facts, measurements, view, boxes, crops, {k: round(v * 1e3, 3) for k, v in timings.items()})
+    spent = {k: round(v * 1e3, 3) for k, v in timings.items()}
+    return Prepared(facts, measurements, view, boxes, crops, spent, texture)

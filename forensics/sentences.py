@@ -10,6 +10,10 @@ from .contract import Evidence, Signal
 _CLAUSES = {
     "clip": ("CLIP favoring 'deepfake'", "CLIP favoring 'real'"),
     "clip_head": ("an embedding like those of generated pictures", "an embedding like those of real pictures"),
+    "texture": (
+        "texture statistics like those of generated pictures",
+        "texture statistics like those of real pictures",
+    ),
     "face": ("a face with traces of generation or swapping", "no traces of manipulation in the faces"),
 }
 _FORENSIC = {

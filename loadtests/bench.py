@@ -23,8 +23,10 @@ import numpy as np
 
 from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
-from veridict.deploy.repository import RepositoryError
+from veridict.deploy.repository import RepositoryError, default_repository
 from veridict.export.pipeline import InProcessDetector
+
+from .networks import measure_networks
 
 SIZES = {"640x480": (640, 480), "1920x1080": (1920, 1080), "4000x3000": (4000, 3000)}
 
@@ -104,10 +106,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="seconds per line (default: %(default)s)")
     parser.add_argument("--sizes", nargs="*", choices=tuple(SIZES), default=list(SIZES))
     parser.add_argument("--concurrency", nargs="*", type=int, default=[1, 8, 16])
+    parser.add_argument("--networks", action="store_true", help="time the CPU networks alone, fp32 beside int8")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print the table; return 0, or 1 when the server cannot start."""
+    if arguments.networks:
+        table = measure_networks(default_repository(), arguments.seconds)
+        command = f"veridict bench --networks --seconds {arguments.seconds:g}"
+        print(f"`{command}` on {describe_machine()}, one thread\n\n{table}")
+        return 0
     rows: list[Row] = []
     settings = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
     try:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from veridict.deploy.repository import cpu_graph
 from veridict.forensics.signature import MODELS
 
 from .serving import fail, parameter, version_folder, write
 
 
 class TritonPythonModel:
-    """Runs ``model.onnx`` of the model's version folder on the batch that the scheduler formed."""
+    """Runs the graph of the model's version folder (int8 where there is one) on the batch that the scheduler formed."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the network; the configuration's ``intra_op_threads`` sets its threads (default 2)."""
@@ -25,8 +26,9 @@ class TritonPythonModel:
         options.inter_op_num_threads = 1
         # Spinning threads would take the cores that preprocessing needs while this model waits for work.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = version_folder(args) / "model.onnx"
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            cpu_graph(version_folder(args)), options, providers=["CPUExecutionProvider"]
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests' rows in one call, in chunks of at most the model's largest batch."""

@@ -1,14 +1,30 @@
 """Export: the bundled repository is what the bundled weights give, and wrong requests are refused."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
+from veridict.client import DetectorClient
 from veridict.client.cli import main
-from veridict.deploy.repository import PROMPT_BANK, check_repository, default_repository
+from veridict.deploy.launcher import ServerSettings, TritonServer
+from veridict.deploy.repository import (
+    INT8_GRAPH,
+    PROMPT_BANK,
+    check_repository,
+    default_repository,
+    engine_problems,
+    load_judgement,
+)
 from veridict.export.assemble import ExportSettings, export_repository, retarget
+from veridict.export.bundled import DATA
 from veridict.export.clip_model import load_clip
+from veridict.export.engines import EngineError, EngineSettings, build_engine, import_runtime
 from veridict.export.face_cnn import FaceCNN, load_face_cnn
-from veridict.export.onnx_export import ParityError, check_parity, example_pixels
+from veridict.export.onnx_export import example_pixels, export_onnx
+from veridict.export.parity import ParityError, compare, run_graph
+from veridict.export.quantise import quantise
 from veridict.forensics import signature as sig
 
 pytestmark = pytest.mark.export
@@ -21,11 +37,12 @@ def run(path, tensor, rows):
 
 
 def test_exporting_the_bundled_weights_gives_the_bundled_repository(tmp_path):
-    parities = export_repository(ExportSettings(output=tmp_path), progress=lambda text: None)
+    parities = export_repository(ExportSettings(output=tmp_path), progress=lambda text: None).parities
     assert {p.model for p in parities} == set(sig.ENGINES)
     assert min(p.lowest_cosine for p in parities) >= 0.999
     bundled, built = default_repository(), tmp_path
-    assert set(check_repository(built, "cpu").files) == set(check_repository(bundled, "cpu").files)
+    int8 = {f"{name}/1/{INT8_GRAPH}" for name in ("clip_image", "face_cnn")}
+    assert set(check_repository(built, "cpu").files) | int8 == set(check_repository(bundled, "cpu").files)
     pixels = example_pixels(224, rows=5, seed=9).numpy()
     for name in ("clip_image", "face_cnn"):
         tensor = sig.MODELS[name].inputs[0]
@@ -40,9 +57,100 @@ def test_exporting_the_bundled_weights_gives_the_bundled_repository(tmp_path):
 
 def test_a_graph_that_computes_something_else_is_refused():
     path = default_repository() / "face_cnn" / "1" / "model.onnx"
-    other = FaceCNN().eval()
+    import torch
+
+    pixels = example_pixels(224)
+    with torch.inference_mode():
+        expected = FaceCNN().eval()(pixels).numpy()
     with pytest.raises(ParityError, match="cosine"):
-        check_parity(other, example_pixels(224), sig.FACE_CNN, path)
+        compare("face_cnn", "fp32", expected, run_graph(path, sig.FACE_CNN, pixels.numpy()))
+    with pytest.raises(ParityError, match="gives"):
+        compare("face_cnn", "fp32", expected[:3], run_graph(path, sig.FACE_CNN, pixels.numpy()))
+
+
+def test_int8_graphs_pass_their_gate_and_too_few_images_are_refused(tmp_path, faces):
+    source, target = default_repository() / "face_cnn" / "1" / "model.onnx", tmp_path / "model.int8.onnx"
+    parity = quantise(source, sig.FACE_CNN, faces, target)
+    assert parity.lowest_cosine >= 0.99
+    assert parity.rows == len(faces) // 2
+    assert target.stat().st_size < 0.75 * source.stat().st_size
+    with pytest.raises(ValueError, match="at least 32"):
+        quantise(source, sig.FACE_CNN, faces[:8], tmp_path / "none.onnx")
+    assert not (tmp_path / "none.onnx").exists()
+
+
+@pytest.fixture(scope="module")
+def faces(astronaut, cat):
+    """Crops [64, 224, 224, 3] of two photographs, blurred and brightened at random."""
+    import cv2
+
+    rng = np.random.default_rng(0)
+    views = []
+    for i in range(64):
+        picture = (astronaut, cat)[i % 2]
+        top, left = rng.integers(0, 60, 2)
+        crop = cv2.resize(picture[top : top + 200, left : left + 200], (224, 224), interpolation=cv2.INTER_CUBIC)
+        crop = cv2.GaussianBlur(crop, (0, 0), rng.uniform(0.1, 2.0))
+        views.append(np.clip(crop * rng.uniform(0.6, 1.3), 0, 255).astype(np.uint8))
+    return np.stack(views)
+
+
+class TestEngines:
+    """TensorRT-RTX builds ahead of time with no GPU: every network is really converted here."""
+
+    def test_all_three_networks_become_engines_from_their_fp16_graphs(self, tmp_path):
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+        settings = ExportSettings(output=tmp_path, engine=EngineSettings("tensorrt-rtx", target="sm89"))
+        steps = []
+        exported = export_repository(settings, progress=steps.append)
+        assert [e.model for e in exported.engines] == list(sig.ENGINES)
+        assert all(e.target == "sm89" and e.layers > 50 for e in exported.engines)
+        fp16 = [p for p in exported.parities if p.precision == "fp16"]
+        assert len(fp16) == 3
+        assert min(p.lowest_cosine for p in fp16) >= 0.999
+        assert any("building face_cnn" in text for text in steps)
+        manifest = check_repository(tmp_path, "cpu")
+        assert {f"{name}/1/model.rtx" for name in sig.ENGINES} <= set(manifest.files)
+        assert manifest.source["engines"][0]["runtime"].startswith("tensorrt-rtx 1.")
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            (EngineSettings("tensorrt-rtx", target="sm13"), "knows no target 'sm13'"),
+            (EngineSettings("tensorrt-rtx", target="sm89", compatible=True), "for the tensorrt runtime"),
+        ],
+    )
+    def test_impossible_targets_are_refused(self, tmp_path, settings, message):
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+        graph = default_repository() / "face_cnn" / "1" / "model.onnx"
+        with pytest.raises(EngineError, match=message):
+            build_engine(graph, sig.FACE_CNN, (224, 224, 3), settings, tmp_path / "model.rtx")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_graph_that_does_not_convert_is_named(self, tmp_path):
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+        (tmp_path / "broken.onnx").write_bytes(b"no graph")
+        settings = EngineSettings("tensorrt-rtx", target="sm89")
+        with pytest.raises(EngineError, match=r"broken\.onnx does not convert"):
+            build_engine(tmp_path / "broken.onnx", sig.FACE_CNN, (224, 224, 3), settings, tmp_path / "model.rtx")
+
+    def test_missing_runtimes_are_named(self, monkeypatch):
+        with pytest.raises(EngineError, match="unknown runtime"):
+            import_runtime("tensorflow")
+        monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+        with pytest.raises(EngineError, match="pip install tensorrt"):
+            import_runtime("tensorrt")
+
+
+def test_half_precision_graphs_compute_in_half_precision(tmp_path):
+    import onnx
+
+    model = load_face_cnn(ExportSettings(output=tmp_path).face_checkpoint)
+    parity = export_onnx(model, example_pixels(224), sig.FACE_CNN, tmp_path / "m.onnx", "fp16")
+    assert parity.lowest_cosine >= 0.999
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    weights = [t for t in graph.initializer if len(t.dims) == 4]
+    assert {t.data_type for t in weights} == {onnx.TensorProto.FLOAT16}
 
 
 def test_face_cnn_is_built_of_the_published_layers():
@@ -77,6 +185,33 @@ def test_unknown_or_weightless_backbones_are_refused(name):
         load_clip(name)
 
 
+def test_prompts_alone_are_embedded_anew(tmp_path, capsys):
+    repository = tmp_path / "repository"
+    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    document = json.loads((DATA / "prompts.json").read_text())
+    document["categories"] = {"kite": ["a kite in the sky"], "other": ["anything else"]}
+    (tmp_path / "prompts.json").write_text(json.dumps(document))
+    before = (repository / "clip_image/1/model.onnx").stat().st_mtime_ns
+    wanted = ["export", "--output", str(repository), "--prompts-only", "--prompts", str(tmp_path / "prompts.json")]
+    assert main(wanted) == 0
+    assert load_judgement(repository)[0].labels == ("kite", "other")
+    assert (repository / "clip_image/1/model.onnx").stat().st_mtime_ns == before
+    check_repository(repository, "cpu")
+    assert main([*wanted, "--random-weights"]) == 1
+    assert "with other weights" in capsys.readouterr().err
+    assert main([*wanted[:2], str(tmp_path / "nowhere"), *wanted[3:]]) == 1
+
+
+def test_engines_of_another_gpu_are_named():
+    engine = {"model": "face_cnn", "file": "model.plan", "target": "sm80", "compatible": False}
+    assert engine_problems({"engines": [engine]}, "sm90") == [
+        "face_cnn/1/model.plan was built for sm80, this GPU is sm90"
+    ]
+    for gpu in ("sm80", ""):
+        assert engine_problems({"engines": [engine]}, gpu) == []
+    assert engine_problems({"engines": [engine | {"compatible": True}]}, "sm90") == []
+
+
 def test_command_line(tmp_path, capsys):
     assert main(["export", "--check"]) == 0
     assert main(["export", "--check", "--output", str(tmp_path)]) == 1
@@ -94,3 +229,64 @@ def test_graphs_name_nothing_of_the_machine_they_were_made_on():
         path = default_repository() / name / "1" / "model.onnx"
         assert b".py" not in path.read_bytes()
         assert not any(node.metadata_props or node.doc_string for node in onnx.load(path).graph.node)
+
+
+def test_the_face_finder_of_the_weights_is_the_one_that_is_served(tmp_path):
+    import onnxruntime
+    import torch
+
+    from veridict.export.face_finder import export_face_finder, load_face_finder
+    from veridict.forensics import faces
+
+    export_face_finder(tmp_path / "finder.onnx")
+    pixels = np.concatenate([example_pixels(320, rows=2).numpy()[:, :192]])
+    with torch.inference_mode():
+        expected = load_face_finder()(torch.from_numpy(pixels))
+    for path in (tmp_path / "finder.onnx", faces._GRAPH):
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for a, b in zip(expected, session.run(None, {"PIXELS": pixels}), strict=True):
+            assert a.shape == b.shape
+            assert np.allclose(a.numpy(), b, atol=1e-3)
+
+
+class TestAnotherBackbone:
+    """ViT-B/32 at random weights: one command gives a repository that serves, with no code changed."""
+
+    @pytest.fixture(scope="class")
+    def exported(self, tmp_path_factory):
+        repository = tmp_path_factory.mktemp("vit")
+        settings = ExportSettings(output=repository, clip="ViT-B-32", random_weights=True)
+        return repository, export_repository(settings, progress=lambda text: None)
+
+    def test_shapes_and_parity(self, exported):
+        repository, made = exported
+        assert min(p.lowest_cosine for p in made.parities) >= 0.999
+        assert "dims: [ 512 ]" in (repository / "clip_image/config.pbtxt").read_text()
+        assert "dims: [ 77 ]" in (repository / "clip_text/configs/cpu.pbtxt").read_text()
+        rows = run(
+            repository / "clip_image/1/model.onnx", sig.CLIP_IMAGE.inputs[0], example_pixels(224, rows=3).numpy()
+        )
+        assert rows.shape == (3, 512)
+        assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
+
+    def test_clip_terms_fitted_on_another_model_are_left_out(self, exported):
+        _, calibration, _ = load_judgement(exported[0])
+        assert calibration.clip_head is None
+        assert not {"clip", "clip_head"} & set(calibration.general.terms)
+        assert "not on ViT-B-32" in calibration.source["note"]
+
+    def test_its_image_tower_becomes_an_engine(self, exported, tmp_path):
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+        graph = exported[0] / "clip_image/1/model.onnx"
+        settings = EngineSettings("tensorrt-rtx", target="sm89")
+        engine = build_engine(graph, sig.CLIP_IMAGE, (224, 224, 3), settings, tmp_path / "model.rtx")
+        assert engine.layers > 500
+        assert engine.bytes > 100e6
+
+    @pytest.mark.live
+    def test_it_is_served(self, exported, cat, encode):
+        settings = ServerSettings(exported[0], grpc_port=0, http_port=0, metrics_port=0)
+        with TritonServer(settings) as server, DetectorClient(server.url) as client:
+            verdict = client.detect(encode(cat))
+        assert {"clip", "clip_head"}.isdisjoint(e.signal for e in verdict.evidence)
+        assert verdict.category.label in verdict.category.scores

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from veridict.export.metrics import bootstrap, expected_calibration_error, roc_auc, score
+from veridict.export.metrics import (
+    best_threshold,
+    bootstrap,
+    expected_calibration_error,
+    reliability,
+    roc_auc,
+    roc_curve,
+    score,
+)
 
 
 def test_auc_counts_ordered_pairs_and_half_ties():
@@ -37,3 +45,30 @@ def test_bootstrap_interval_holds_the_estimate_and_narrows():
         assert low <= roc_auc(labels, scores) <= high
         widths.append(high - low)
     assert widths[1] < widths[0]
+
+
+def test_the_best_threshold_is_the_most_accurate_cut():
+    labels, scores = np.array([0, 0, 1, 0, 1, 1]), np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.9])
+    best = best_threshold(labels, scores)
+    assert score(labels, scores, best).accuracy == pytest.approx(5 / 6)
+    assert all(score(labels, scores, t).accuracy <= 5 / 6 for t in np.linspace(0, 1, 101))
+    assert best_threshold(np.array([0, 0]), np.array([0.2, 0.7])) > 0.7
+    tied = best_threshold(np.array([0, 1, 1]), np.array([0.5, 0.5, 0.5]))
+    assert tied == 0.5
+
+
+def test_roc_curve_encloses_the_area():
+    rng = np.random.default_rng(1)
+    labels = np.arange(200) % 2
+    scores = np.round(labels + rng.normal(0, 1, 200), 1)  # with ties
+    false, true = roc_curve(labels, scores)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert np.trapz(true, false) == pytest.approx(roc_auc(labels, scores))
+
+
+def test_reliability_of_calibrated_scores_lies_on_the_diagonal():
+    rng = np.random.default_rng(2)
+    stated = rng.uniform(0, 1, 20000)
+    labels = (rng.uniform(0, 1, 20000) < stated).astype(np.int64)
+    x, y = reliability(labels, stated)
+    assert np.abs(x - y).max() < 0.05

@@ -1,6 +1,7 @@
 """Training, calibration and evaluation by their own commands, on pictures made here."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -34,6 +35,19 @@ def folders(tmp_path_factory, encode, cat, coffee, astronaut):
                     picture = (127 + 120 * waves).astype(np.uint8)
                 (folder / f"{i}.jpg").write_bytes(encode(np.ascontiguousarray(picture)))
     return root
+
+
+def test_training_goes_on_from_weights_and_names_unknown_sources(folders, tmp_path, capsys):
+    first = settings(folders, tmp_path / "first", 1)
+    train_face_cnn(first)
+    train_face_cnn(settings(folders, tmp_path / "second", 1, start=first.output, learning_rate=1e-9))
+    a, b = (load_file(tmp_path / n / "w.safetensors") for n in ("first", "second"))
+    assert np.allclose(a["stem.weight"], b["stem.weight"], atol=1e-3)
+    arguments = ["train", "face-cnn", "--data", str(folders), "--run", str(tmp_path / "x")]
+    assert main([*arguments, "--emphasis", "nowhere=2"]) == 1
+    assert "there are made" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--emphasis", "made=-1"])
 
 
 def settings(folders, where, epochs, **more):
@@ -87,17 +101,48 @@ def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys):
     photographs = str(folders / "made" / "cal" / "real")
     assert main(["calibrate", *common, "--photographs", photographs]) == 1
     assert "too few photographs" in capsys.readouterr().err
-    photographs = str(folders / "made")
-    assert main(["calibrate", *common, "--split", "cal", "--photographs", photographs]) == 0
+    photographs = [str(folders / "made" / split / "real") for split in ("train", "val", "cal")]
+    assert main(["calibrate", *common, "--split", "cal", "--photographs", *photographs]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["made"]["roc_auc"] > 0.9
+    assert set(report) == {"clean", "web", "hard"}
+    assert report["clean"]["made"]["roc_auc"] > 0.9
     check_repository(repository, "cpu")
     assert load_calibration(repository / CALIBRATION).source["images"]["made/fake"] == 24
-    assert main(["evaluate", *common, "--split", "val", "--tiers", "clean,hard", "--json"]) == 0
+    html = tmp_path / "report.html"
+    wanted = ["--split", "val", "--tiers", "clean,hard", "--json", "--report", str(html)]
+    assert main(["evaluate", *common, *wanted]) == 0
     tiers = json.loads(capsys.readouterr().out)
+    page = html.read_text()
+    assert page.count("<svg") == 4
+    assert not re.search(r'(src|href)="(?!#)', page)  # nothing is fetched
     assert set(tiers) == {"clean", "hard"}
     assert tiers["clean"]["made"]["count"] == 24
-    assert tiers["clean"]["made"]["signals"]["fused"]["roc_auc"] > 0.9
+    made = tiers["clean"]["made"]
+    assert made["signals"]["fused"]["roc_auc"] > 0.9
+    assert made["signals"]["face_whole"]["count"] == 24
+    assert sum(made["confusion"].values()) == 24
+    assert made["best"]["accuracy"] >= made["accuracy"]
+    assert made["fitted"] == 12  # the photographs were real pictures to fit on, too
+    assert main(["evaluate", *common, "--split", "cal", "--limit", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["clean"]["made"]["fitted"] == 10
+
+
+def test_categories_by_command(folders, tmp_path, capsys):
+    lines = ["file,label,split,source,kind,caption"]
+    for path in sorted(folders.rglob("val/real/*.jpg")):
+        lines.append(f"{path.relative_to(folders)},x,train,made,animal,")
+    (folders / "categories.csv").write_text("\n".join(lines) + "\n")
+    manifest = str(folders / "categories.csv")
+    assert main(["evaluate", "--categories", manifest, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)["clean"]
+    assert report["count"] == 12
+    animal = report["categories"]["animal"]
+    assert animal["count"] == 12
+    assert 12 * animal["top1"] + sum(animal["mistaken_for"].values()) <= 12
+    assert main(["evaluate", "--categories", manifest, "--limit", "3"]) == 0
+    assert "| all images | 3 |" in capsys.readouterr().out
+    assert main(["evaluate", "--categories", manifest, "--sources", "elsewhere"]) == 1
+    assert "no source 'elsewhere'" in capsys.readouterr().err
 
 
 def test_usage_errors_of_the_commands(tmp_path, capsys):

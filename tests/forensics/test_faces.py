@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from veridict.forensics.faces import Box, clip_view, crop_face, find_faces
+from veridict.forensics.faces import Box, clip_view, crop_face, decode_map, find_faces
 
 
 def test_finds_the_face_and_crops_about_it(astronaut):
@@ -44,3 +44,27 @@ def test_a_face_that_fills_the_picture_is_found_and_boxed_inside(astronaut):
     assert box.y >= 0
     assert box.x + box.width <= tight.shape[1]
     assert box.y + box.height <= tight.shape[0]
+
+
+def test_maps_decode_to_boxes_in_pixels():
+    values = np.zeros((5, 2, 3), np.float32)
+    values[:, 1, 2] = [0.9, 0.5, 0.25, np.log(4), np.log(2)]
+    rows = decode_map(values, 8)
+    assert rows.shape == (6, 5)
+    assert np.allclose(rows[5], [0.9, 20 - 16, 10 - 8, 32, 16])
+    assert rows[0, 1:].tolist() == [-4, -4, 8, 8]
+
+
+def test_a_face_too_small_to_judge_is_left_out(astronaut):
+    import cv2
+
+    face = cv2.resize(astronaut, (64, 64), interpolation=cv2.INTER_AREA)
+    assert find_faces(face) == []
+
+
+def test_threads_share_the_finder(astronaut, coffee):
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(find_faces, [astronaut, coffee] * 8))
+    assert [len(boxes) for boxes in found] == [1, 0] * 8

@@ -9,33 +9,48 @@ import pytest
 from veridict.deploy.repository import CALIBRATION, default_repository
 from veridict.forensics.calibration import Percentiles, load_calibration
 from veridict.forensics.contract import ImageFacts, ModelVersions, Signal, Verdict
-from veridict.forensics.fusion import Observation, PromptBank, fuse, read_signal, replay, sigmoid, softmax, weigh
+from veridict.forensics.fusion import (
+    Observation,
+    PromptBank,
+    face_share,
+    fuse,
+    read_signal,
+    replay,
+    sigmoid,
+    softmax,
+    weigh,
+)
 from veridict.forensics.measure import Measurement
+from veridict.forensics.texture import SIZE
 
+REGIME = {
+    "bias": -1.0,
+    "forensic_cap": 0.7,
+    "terms": {
+        "clip": {"weight": 1.0, "center": 0.0, "scale": 1.0},
+        "clip_head": {"weight": 0.5, "center": 0.0, "scale": 1.0},
+        "texture": {"weight": 0.5, "center": 0.0, "scale": 1.0},
+        "face": {"weight": 1.5, "center": 0.0, "scale": 2.0},
+        "ela": {"weight": 1.0, "center": 0.0, "scale": 0.5},
+        "blur": {"weight": -1.0, "center": 0.0, "scale": 0.5},
+        "noise": {"weight": 1.0, "center": 0.0, "scale": 0.5},
+    },
+}
 DOCUMENT = {
     "schema": "veridict-calibration/1",
     "source": {"note": "made by hand for tests"},
     "threshold": 0.6,
     "band": [0.4, 0.75],
     "readings": {"low": 10, "high": 90},
-    "fusion": {
-        "bias": -1.0,
-        "forensic_cap": 0.7,
-        "terms": {
-            "clip": {"weight": 1.0, "center": 0.0, "scale": 1.0},
-            "clip_head": {"weight": 0.5, "center": 0.0, "scale": 1.0},
-            "face": {"weight": 1.5, "center": 0.0, "scale": 2.0},
-            "ela": {"weight": 1.0, "center": 0.0, "scale": 0.5},
-            "blur": {"weight": -1.0, "center": 0.0, "scale": 0.5},
-            "noise": {"weight": 1.0, "center": 0.0, "scale": 0.5},
-        },
-    },
-    "clip": {"temperature": 1.0, "head": [1.0, -1.0, 0.0], "head_bias": 0.1},
+    "fusion": {"close_up_share": 0.5, "close_up": {**REGIME, "bias": -0.8}, "general": REGIME},
+    "clip": {"temperature": 1.0, "head": {"weights": [1.0, -1.0, 0.0], "bias": 0.1}},
+    "texture": {"head": {"weights": [0.5] + [0.0] * 103, "bias": -0.5}},
     "percentiles": {
         name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]}
         for name in ("ela", "blur", "noise")
     },
 }
+TERM = ("weight", "center", "scale")
 BANK = PromptBank(np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], ("landscape", "animal"), 5.0)
 VERSIONS = ModelVersions("a", "b", "c")
 
@@ -47,14 +62,17 @@ def calibration(tmp_path):
     return load_calibration(path)
 
 
-def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, **values):
+def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, texture=1.0, **values):
     measurements = {n: Measurement(values.get(n, 10.0)) for n in ("ela", "blur", "noise")}
     for name, value in values.items():
         if value is None:
             measurements[name] = Measurement(None, "for a reason")
     boxes = [(i, 0, 10, 10) for i in range(len(faces))]
     facts = ImageFacts("0" * 64, "JPEG", side, side, 1000)
-    return Observation("id", facts, measurements, np.array(embedding, np.float32), boxes, faces, {"decode": 1.0})
+    vector = None if texture is None else np.r_[np.float32(texture), np.zeros(SIZE - 1, np.float32)]
+    return Observation(
+        "id", facts, measurements, np.array(embedding, np.float32), boxes, faces, {"decode": 1.0}, vector
+    )
 
 
 def test_evidence_replays_to_the_same_probability(calibration):
@@ -68,6 +86,7 @@ def test_evidence_replays_to_the_same_probability(calibration):
             ela=rng.choice([None, 5.0, 19.0]),
             blur=rng.uniform(0, 25),
             noise=rng.uniform(0, 25),
+            texture=rng.choice([None, rng.normal()]),
         )
         verdict = Verdict.from_json(fuse(seen, BANK, calibration, VERSIONS).to_json())
         assert replay(verdict.evidence) == pytest.approx(verdict.fake_probability, abs=1e-6)
@@ -81,7 +100,7 @@ def test_forensic_evidence_alone_never_convicts(calibration):
     seen = observe(neutral, ela=1e6, blur=0.0, noise=1e6)
     verdict = fuse(seen, BANK, calibration, VERSIONS)
     total = sum(e.contribution for e in verdict.evidence if e.signal in ("ela", "blur", "noise"))
-    assert total == pytest.approx(calibration.forensic_cap)
+    assert total == pytest.approx(calibration.general.forensic_cap)
     assert verdict.verdict == "real"
 
 
@@ -98,6 +117,26 @@ def test_the_most_suspicious_face_counts(calibration):
     assert face.value == 2.0
     assert face.contribution == pytest.approx(1.5)
     assert [f.fake_probability for f in verdict.faces] == pytest.approx([sigmoid(v) for v in (-3.0, 2.0, 0.5)])
+
+
+def test_close_ups_and_other_pictures_are_weighed_apart(calibration):
+    biases = [
+        next(e.contribution for e in fuse(seen, BANK, calibration, VERSIONS).evidence if e.signal == "prior")
+        for seen in (observe(), observe(faces=[0.0]), observe(faces=[0.0], side=20), observe(faces=[0.0], side=21))
+    ]
+    assert biases == [-1.0, -1.0, -0.8, -1.0]
+    assert face_share([(0, 0, 4, 6), (0, 0, 8, 2)], 16, 20) == 0.5
+    assert face_share([], 16, 20) == 0.0
+
+
+def test_texture_counts_by_its_head_and_not_where_there_is_none(calibration):
+    verdict = fuse(observe(texture=5.0), BANK, calibration, VERSIONS)
+    item = next(e for e in verdict.evidence if e.signal == "texture")
+    assert item.value == pytest.approx(2.0)
+    assert item.contribution == pytest.approx(1.0)
+    assert "texture" in item.text
+    without = fuse(observe(texture=None), BANK, calibration, VERSIONS)
+    assert "texture" not in {e.signal for e in without.evidence}
 
 
 def test_category_and_clip_are_distributions(calibration):
@@ -132,10 +171,10 @@ def test_percentiles_interpolate_and_saturate():
 
 def test_weights_report_what_was_applied(calibration):
     signals = {n: Signal(1.0, 100.0, "high", applicable=True) for n in ("ela", "noise")}
-    evidence = weigh({"ela": 1.0, "noise": 1.0}, signals, calibration)
+    evidence = weigh({"ela": 1.0, "noise": 1.0}, signals, calibration.close_up)
     parts = [e for e in evidence if e.signal != "prior"]
     for item in parts:
-        term = calibration.terms[item.signal]
+        term = calibration.close_up.terms[item.signal]
         assert item.contribution == pytest.approx(item.weight * (1.0 - term.center) / term.scale)
 
 
@@ -178,11 +217,13 @@ def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
         ({"schema": "other"}, "schema"),
         ({"threshold": 1.5}, "threshold"),
         ({"band": [0.7, 0.8]}, "band"),
-        ({"fusion": {**DOCUMENT["fusion"], "forensic_cap": 99.0}}, "alone could convict"),
+        ({"fusion": DOCUMENT["fusion"] | {"close_up": {**REGIME, "forensic_cap": 99.0}}}, "alone could convict"),
+        ({"fusion": DOCUMENT["fusion"] | {"general": {**REGIME, "bias": 3.0}}}, "alone could convict"),
         (
-            {"fusion": {**DOCUMENT["fusion"], "terms": {"ela": {"weight": 1, "center": 0, "scale": 0}}}},
+            {"fusion": DOCUMENT["fusion"] | {"close_up": {**REGIME, "terms": {"ela": dict.fromkeys(TERM, 0)}}}},
             "positive scale",
         ),
+        ({"texture": {"head": {"weights": [1.0], "bias": 0}}}, "104 weights"),
         ({"percentiles": {"ela": {"edges": [1], "values": [[0, 1]]}}}, "size class"),
         ({"clip": {}}, "temperature"),
     ],
@@ -203,5 +244,6 @@ def test_softmax_and_sigmoid_do_not_overflow():
 def test_the_bundled_calibration_says_where_it_comes_from():
     calibration = load_calibration(default_repository() / CALIBRATION)
     assert calibration.source["images"]
-    needed = math.log(calibration.threshold / (1 - calibration.threshold)) - calibration.bias
-    assert 0 <= calibration.forensic_cap < needed
+    for regime in (calibration.close_up, calibration.general):
+        needed = math.log(calibration.threshold / (1 - calibration.threshold)) - regime.bias
+        assert 0 <= regime.forensic_cap < needed

@@ -1,5 +1,6 @@
 """Prompt bank x embedding, face scores and forensic signals -> verdict document and fake probability."""
 
+import base64
 import json
 import time
 
@@ -59,6 +60,7 @@ class TritonPythonModel:
             boxes=boxes,
             face_logits=[float(v) for v in logits[: len(boxes)]],
             timings_ms={**facts["timings_ms"], "networks": waited},
+            texture=facts["texture"] and np.frombuffer(base64.b64decode(facts["texture"]), np.float32),
         )
         verdict = fuse(seen, self.bank, self.calibration, self.versions)
         self.counters[verdict.verdict, verdict.confidence].increment(1)

@@ -1,5 +1,6 @@
 """Encoded bytes -> facts and forensic measurements, the CLIP view and the face crops; every image decoded once."""
 
+import base64
 import json
 import os
 import time
@@ -67,6 +68,7 @@ def _facts(item: Prepared) -> dict:
     return {
         "image": asdict(item.image),
         "measurements": {name: asdict(m) for name, m in item.measurements.items()},
+        "texture": None if item.texture is None else base64.b64encode(item.texture.tobytes()).decode(),
         "boxes": item.boxes,
         "timings_ms": item.timings_ms,
         "received": time.time(),

@@ -1,0 +1,23 @@
+"""The quality tiers of evaluation and calibration: what platforms do to a file before it arrives."""
+
+from __future__ import annotations
+
+import io
+
+#: Tier -> (longest side at most, JPEG quality); None leaves the bytes as they are.
+TIERS: dict[str, tuple[int, int] | None] = {"clean": None, "web": (768, 60), "hard": (512, 40)}
+
+
+def apply_tier(data: bytes, tier: str) -> bytes:
+    """Return the file as a platform of that tier would hand it over."""
+    from PIL import Image, ImageOps
+
+    setting = TIERS[tier]
+    if setting is None:
+        return data
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.thumbnail((setting[0], setting[0]), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    upright.save(buffer, "JPEG", quality=setting[1])
+    return buffer.getvalue()

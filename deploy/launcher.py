@@ -164,6 +164,10 @@ class TritonServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def _shared_memory_prefix(self) -> str:
+        return f"veridict-{os.getpid()}-{self.ports['grpc']}-"
+
     def command(self, installation: Installation, folder: Path) -> list[str]:
         """Return the command line."""
         settings = self.settings
@@ -180,7 +184,7 @@ class TritonServer:
             "--exit-timeout-secs=10",
             "--disable-auto-complete-config",
             # Its own prefix keeps two servers on one machine from taking each other's shared memory for leftovers.
-            f"--backend-config=python,shm-region-prefix-name=veridict-{os.getpid()}-{self.ports['grpc']}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
         ]
         if settings.profile == "cpu":
             arguments += ["--model-config-name=cpu", "--allow-gpu-metrics=false"]
@@ -260,6 +264,9 @@ class TritonServer:
             except ProcessLookupError:
                 pass
             self._process.wait()
+            # A server that died, or that had to be killed, leaves its regions behind.
+            for region in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):  # noqa: S108 - shm_open's folder
+                region.unlink(missing_ok=True)
             if self._reader is not None:
                 self._reader.join(timeout=5)
             if self._process.stdout is not None:

@@ -15,8 +15,9 @@ from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer, 
 from veridict.deploy.repository import RepositoryError, default_repository, write_manifest
 
 
-def shared_memory():
-    return {p.name for p in Path("/dev/shm").glob("veridict-*")}
+def shared_memory(owner):
+    """Return the shared-memory regions of servers that the process ``owner`` started."""
+    return {p.name for p in Path("/dev/shm").glob(f"veridict-{owner}-*")}
 
 
 def children(pid):
@@ -53,7 +54,7 @@ def test_no_triton_names_the_extra(monkeypatch):
 
 @pytest.mark.live
 def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
-    before = shared_memory()
+    before = shared_memory(os.getpid())
     target = tmp_path / "repository"
     shutil.copytree(default_repository(), target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "clip_text" / "1" / "model.onnx").write_bytes(b"no network")
@@ -61,12 +62,11 @@ def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
     settings = ServerSettings(repository=target, grpc_port=0, http_port=0, metrics_port=0, ready_timeout=60)
     with pytest.raises(LaunchError, match="clip_text"), TritonServer(settings):
         pass
-    assert shared_memory() <= before
+    assert shared_memory(os.getpid()) <= before
 
 
 @pytest.mark.live
 def test_serve_command_starts_says_where_and_stops_on_sigterm():
-    before = shared_memory()
     command = [sys.executable, "-m", "veridict.client.cli", "serve"]
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -77,6 +77,7 @@ def test_serve_command_starts_says_where_and_stops_on_sigterm():
         stubs = [pid for server in servers for pid in children(server)]
         assert servers
         assert stubs
+        assert shared_memory(process.pid)
         process.terminate()
         assert process.wait(timeout=40) == 0
     finally:
@@ -85,4 +86,4 @@ def test_serve_command_starts_says_where_and_stops_on_sigterm():
         process.wait()
     time.sleep(0.5)
     assert not [pid for pid in servers + stubs if os.path.exists(f"/proc/{pid}")]
-    assert shared_memory() <= before
+    assert not shared_memory(process.pid)

@@ -24,7 +24,7 @@ def copy(tmp_path):
 
 def test_the_bundled_repository_is_whole():
     manifest = check_repository(default_repository(), "cpu")
-    assert len(manifest.files) == 5
+    assert len(manifest.files) == 7
     _, calibration, versions = load_judgement(default_repository())
     assert versions.clip == manifest.files["clip_image/1/model.onnx"][:12]
     assert versions.calibration == calibration.version

@@ -253,7 +253,8 @@ class TestAnotherBackbone:
     """ViT-B/32 at random weights: one command gives a repository that serves, with no code changed."""
 
     @pytest.fixture(scope="class")
-    def exported(self, tmp_path_factory):
+    @staticmethod
+    def exported(tmp_path_factory):
         repository = tmp_path_factory.mktemp("vit")
         settings = ExportSettings(output=repository, clip="ViT-B-32", random_weights=True)
         return repository, export_repository(settings, progress=lambda text: None)

@@ -57,9 +57,9 @@ class JobQueue:
             p: Stream(self.client, f"{prefix}:jobs:{p}", consumer, settings.lease) for p in PRIORITIES
         }
         self.by_name = {stream.name: stream for stream in self.streams.values()}
-        self._submit, self._start, self._finish, self._bury, self._requeue = (
-            self.client.register_script(text)
-            for text in (scripts.SUBMIT, scripts.START, scripts.FINISH, scripts.BURY, scripts.REQUEUE)
+        texts = (scripts.SUBMIT, scripts.START, scripts.FINISH, scripts.RELEASE, scripts.BURY, scripts.REQUEUE)
+        self._submit, self._start, self._finish, self._release, self._bury, self._requeue = (
+            self.client.register_script(text) for text in texts
         )
 
     def key(self, job: str) -> str:
@@ -155,16 +155,21 @@ class JobQueue:
         return bool(self._finish(keys=keys, args=args))
 
     def release(self, delivery: Delivery, error: ExplainError | None, delay: float, *, uncounted: bool = False) -> None:
-        """Give a job back for another delivery after ``delay`` seconds."""
-        fields = {"state": "queued"} | ({"code": error.code, "message": error.message} if error else {})
-        self.client.hset(self.key(delivery.fields["job"]), mapping=fields)
-        self.by_name[delivery.stream].release(delivery, delay, uncounted=uncounted)
+        """Give a job back for another delivery after ``delay`` seconds; ``uncounted`` as if never delivered."""
+        fields = ["state", "queued"]
+        if error is not None:
+            fields += ["code", error.code, "message", error.message]
+        keys = [self.key(delivery.fields["job"]), delivery.stream]
+        count = delivery.count - 1 if uncounted else delivery.count
+        idle = max(0, int((self.settings.lease - delay) * 1000)) + 1
+        self._release(keys=keys, args=[GROUP, self.consumer, delivery.id, idle, count, *fields])
 
     def bury(self, delivery: Delivery, error: ExplainError) -> bool:
         """Move a job to the dead-letter stream; False when it was finished or buried already."""
         job = delivery.fields.get("job", "")
         keys = [self.key(job), delivery.stream, self.dead_key, self.events_key]
         args = [GROUP, delivery.id, job, error.code, error.message, delivery.count, time.time(), self._announce]
+        args.append(self.consumer)
         return bool(self._bury(keys=keys, args=args))
 
     @property

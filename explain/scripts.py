@@ -44,10 +44,22 @@ if ARGV[5] == '1' then redis.call('XADD', KEYS[3], '*', 'job', ARGV[3]) end
 return 1
 """
 
+# Only the owner may return or bury an entry: after a long pause it may already be another worker's.
+# KEYS: job, stream. ARGV: group, consumer, id, idle in ms, delivery count, then the hash's fields.
+RELEASE = """
+local held = redis.call('XPENDING', KEYS[2], ARGV[1], ARGV[3], ARGV[3], 1)
+if #held == 0 or held[1][2] ~= ARGV[2] then return 0 end
+redis.call('XCLAIM', KEYS[2], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'RETRYCOUNT', ARGV[5], 'JUSTID')
+redis.call('HSET', KEYS[1], unpack(ARGV, 6))
+return 1
+"""
+
 # KEYS: job, stream, dead-letter stream, completions stream. ARGV: group, id, job id, code, message, deliveries, time,
-# 1 to announce. Answers 1 for the one call that buried the job.
+# 1 to announce, consumer. Answers 1 for the one call that buried the job.
 BURY = """
-if redis.call('XACK', KEYS[2], ARGV[1], ARGV[2]) == 0 then return 0 end
+local held = redis.call('XPENDING', KEYS[2], ARGV[1], ARGV[2], ARGV[2], 1)
+if #held == 0 or held[1][2] ~= ARGV[9] then return 0 end
+redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[2], ARGV[2])
 local state = redis.call('HGET', KEYS[1], 'state')
 if state == 'done' or state == 'failed' then return 0 end

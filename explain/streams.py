@@ -19,13 +19,11 @@ from redis.retry import Retry
 GROUP = "workers"
 
 # Only the owner may renew or return an entry: after a long pause it may already be another worker's.
-# KEYS: stream. ARGV: group, consumer, id, idle in ms, delivery count or -1 to leave it.
+# KEYS: stream. ARGV: group, consumer, id, idle in ms.
 _HOLD = """
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #held == 0 or held[1][2] ~= ARGV[2] then return 0 end
-local count = tonumber(ARGV[5])
-if count < 0 then count = held[1][4] end
-redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'RETRYCOUNT', count, 'JUSTID')
+redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
 return 1
 """
 
@@ -100,13 +98,12 @@ class Stream:
 
     def renew(self, entry: str) -> bool:
         """Say that the entry is being worked on; False when it is no longer ours."""
-        return bool(self._hold(keys=[self.name], args=[GROUP, self.consumer, entry, 0, -1]))
+        return bool(self._hold(keys=[self.name], args=[GROUP, self.consumer, entry, 0]))
 
-    def release(self, delivery: Delivery, delay: float = 0.0, *, uncounted: bool = False) -> None:
-        """Give the entry back, claimable after ``delay`` seconds; ``uncounted`` as if it had never been delivered."""
+    def release(self, delivery: Delivery, delay: float = 0.0) -> None:
+        """Give the entry back, claimable after ``delay`` seconds (at most a lease)."""
         idle = max(0, int((self.lease - delay) * 1000)) + 1
-        count = delivery.count - 1 if uncounted else -1
-        self._hold(keys=[self.name], args=[GROUP, self.consumer, delivery.id, idle, count])
+        self._hold(keys=[self.name], args=[GROUP, self.consumer, delivery.id, idle])
 
     def acknowledge(self, entry: str) -> bool:
         """Acknowledge and delete; False when somebody else did."""

@@ -28,7 +28,7 @@ class Budget:
     score. ``seconds``: wall time, after which the method stops with ``explain.over_budget``.
     """
 
-    steps: int = 256
+    steps: int = 168
     samples: int = 300
     seconds: float = 60.0
 

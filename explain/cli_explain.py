@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=budget.seconds, help="at most, per method")
     url = os.environ.get("VERIDICT_URL", "127.0.0.1:8001")
     parser.add_argument("--url", default=url, help="gRPC host:port of a server: verdict, SHAP and LIME ask it")
+    parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
     parser.add_argument("--queue", action="store_true", help="let the workers of veridict worker do it, and wait")
     parser.add_argument("--no-wait", action="store_true", help="with --queue: print the job ids and return")
     parser.add_argument("--batch-priority", action="store_true", help="with --queue: after every live job")
@@ -137,10 +138,11 @@ def _folder(arguments: argparse.Namespace, path: Path) -> Path:
 
 
 def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
-    from .models import Models
+    from .models import Models, set_threads
     from .subject import read_subject
 
     failed = 0
+    set_threads(arguments.threads)
     models = Models(url=arguments.url)
     for path in arguments.images:
         data = path.read_bytes()

@@ -51,10 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
     try:
-        import torch
-
         from .embedded_redis import EmbeddedRedis
-        from .models import Models
+        from .models import Models, set_threads
         from .queue import JobQueue
         from .store import Store
         from .telemetry import Metrics, StatusServer
@@ -63,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"veridict worker: {error}; pip install 'veridict[explain]'", file=sys.stderr)
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    torch.set_num_threads(max(1, arguments.threads))
+    set_threads(max(1, arguments.threads))
     os.nice(max(0, arguments.nice))
     embedded: EmbeddedRedis | None = None
     try:

@@ -22,7 +22,7 @@ _SIDE = 420
 _SECTIONS = {
     "face_cnn": (
         "What the face CNN looked at",
-        "The largest face, cut out as the network saw it. Red speaks for fake, blue for real, in every signed map; all "
+        "One face, the largest unless another was asked for. Red speaks for fake, blue for real, in every signed map; all "
         "maps share one scale, on which each one's strongest percent is full colour.",
     ),
     "clip": (
@@ -88,6 +88,7 @@ def render_image_report(
     import jinja2
 
     pixels = subject.image.pixels
+    boxes = subject.face < len(subject.boxes)
     labels = [str(i + 1) for i in range(len(subject.boxes))]
     if verdict is not None and len(verdict.faces) == len(labels):
         labels = [f"{face.fake_probability:.2f}" for face in verdict.faces]
@@ -96,7 +97,8 @@ def render_image_report(
     for model, (heading, lead) in _SECTIONS.items():
         maps = [_map(name, found, pixels) for name, found in results.items() if METHODS[name].model == model]
         if maps:
-            sections.append({"title": heading, "lead": lead, "maps": maps})
+            seen = _data_uri(cut_region(pixels, subject.face_region, _SIDE)) if model == "face_cnn" and boxes else ""
+            sections.append({"title": heading, "lead": lead, "maps": maps, "view": seen})
     found = len(subject.boxes)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     document = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(

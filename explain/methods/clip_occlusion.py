@@ -20,19 +20,20 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     """Explain the margin; ``values`` [224, 224]: by how many logits it falls when the patch around a pixel is covered
     with the mean colour, averaged over the patches that cover it; positive speaks for deepfake.
 
-    A budget of fewer samples than positions widens the stride.
+    A budget of fewer samples than positions widens stride and patch.
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.view)
     forward = cancellable(models.clip, cancellation)
     side = pixels.shape[1]
-    stride = STRIDE
-    while ((side - PATCH) // stride + 1) ** 2 > budget.samples:
+    patch, stride = PATCH, STRIDE
+    while (-(-(side - patch) // stride) + 1) ** 2 > budget.samples:
         stride += 8
+        patch = max(patch, stride)
     with torch.no_grad():
         found = Occlusion(forward).attribute(
             pixels,
-            sliding_window_shapes=(PATCH, PATCH, 3),
+            sliding_window_shapes=(patch, patch, 3),
             strides=(stride, stride, 3),
             baselines=mean_baseline(pixels),
             perturbations_per_eval=BATCH,
@@ -48,7 +49,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         values=found.mean(dim=3)[0].numpy(),
         score=score,
         unit="logits per patch",
-        settings={"patch": PATCH, "stride": stride, "baseline": "mean colour"},
+        settings={"patch": patch, "stride": stride, "baseline": "mean colour"},
         quality={},
         started=started,
     )

@@ -46,11 +46,16 @@ def mean_baseline(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def infidelity(
-    forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, attributions: torch.Tensor, seed: int = 0
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    attributions: torch.Tensor,
+    baseline: torch.Tensor | None = None,
+    seed: int = 0,
 ) -> float:
     """Return the infidelity (Yeh et al. 2019) of attributions [1, H, W, 3] over 8 noises of 4 grey levels; 0 is best.
 
-    Captum scales the explanation first, so what is judged is its pattern.
+    Attributions that were multiplied by x - ``baseline`` are divided by it again, as the paper does for integrated
+    gradients. Captum scales the explanation first, so what is judged is its pattern.
     """
     from captum.metrics import infidelity as captum_infidelity
 
@@ -58,11 +63,14 @@ def infidelity(
 
     def perturb(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         noise = torch.randn(x.shape, generator=generator) * 4.0
-        return noise, x - noise
+        if baseline is None:
+            return noise, x - noise
+        difference = x - baseline
+        return torch.where(difference.abs() > 1e-3, noise / difference, 0.0), x - noise
 
     with torch.no_grad():
         found = captum_infidelity(
-            forward, perturb, pixels, attributions, n_perturb_samples=8, max_examples_per_batch=BATCH, normalize=True
+            forward, perturb, pixels, attributions, n_perturb_samples=8, max_examples_per_batch=8, normalize=True
         )
     return float(found.item())
 

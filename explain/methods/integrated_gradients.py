@@ -77,7 +77,8 @@ def explain_module(
     module = models.face if model == "face_cnn" else models.clip
     pixels = to_tensor(subject.crop if model == "face_cnn" else subject.view)
     forward = cancellable(module, cancellation)
-    attributions, figures = integrate(forward, pixels, mean_baseline(pixels), budget.steps)
+    baseline = mean_baseline(pixels)
+    attributions, figures = integrate(forward, pixels, baseline, budget.steps)
     with torch.no_grad():
         score = float(forward(pixels))
     return finish(
@@ -90,7 +91,7 @@ def explain_module(
         score=score,
         unit="logits per pixel",
         settings={"baseline": "mean colour", "steps": budget.steps, "tolerance": TOLERANCE},
-        quality={**figures, "infidelity": infidelity(forward, pixels, attributions)},
+        quality={**figures, "infidelity": infidelity(forward, pixels, attributions, baseline)},
         started=started,
     )
 

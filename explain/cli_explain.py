@@ -182,7 +182,9 @@ def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, 
                     results[name] = error
             data = path.read_bytes()
             try:
-                report = write_results(_folder(arguments, path), path.name, data, arguments.face, results, arguments.url)
+                report = write_results(
+                    _folder(arguments, path), path.name, data, arguments.face, results, arguments.url
+                )
             except ExplainError as error:
                 print(f"{path}: {error}", file=sys.stderr)
                 failed += 1

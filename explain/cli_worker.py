@@ -35,8 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     url = os.environ.get("VERIDICT_URL", "127.0.0.1:8001")
     parser.add_argument("--url", default=url, help="gRPC host:port of the server whose face_cnn SHAP and LIME call")
     add_queue_arguments(parser)
-    parser.add_argument("--lease", type=float, default=QueueSettings.lease, help="seconds before a dead worker's job is taken")
-    parser.add_argument("--backoff", type=float, default=QueueSettings.backoff, help="seconds before the second delivery")
+    parser.add_argument(
+        "--lease", type=float, default=QueueSettings.lease, help="seconds before a dead worker's job is taken"
+    )
+    parser.add_argument(
+        "--backoff", type=float, default=QueueSettings.backoff, help="seconds before the second delivery"
+    )
     parser.add_argument("--grace", type=float, default=20.0, help="seconds a job may still run after SIGTERM")
     parser.add_argument("--batch", type=int, default=8, help="crops per request to the server (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")

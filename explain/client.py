@@ -113,7 +113,9 @@ class ExplanationClient:
             except OSError as error:
                 raise ExplainError("explain.bad_request", f"cannot read {image}: {error.strerror}") from error
         if not isinstance(image, bytes | bytearray | memoryview):
-            raise ExplainError("explain.bad_request", f"an image is bytes, a path or a sha256, not {type(image).__name__}")
+            raise ExplainError(
+                "explain.bad_request", f"an image is bytes, a path or a sha256, not {type(image).__name__}"
+            )
         if not image:
             raise ExplainError("explain.image", "image.empty")
         return self.store.put_image(bytes(image))

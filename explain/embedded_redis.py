@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from .errors import ExplainError
 
@@ -43,7 +45,8 @@ def socket_url(folder: Path) -> str:
 
 def answers(folder: Path) -> bool:
     """Return whether a Redis answers in the folder."""
-    client = redis.Redis(unix_socket_path=f"{folder.resolve()}/redis.sock", socket_timeout=2)
+    path = f"{folder.resolve()}/redis.sock"
+    client = redis.Redis(unix_socket_path=path, socket_timeout=2, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())
     except redis.RedisError:
@@ -94,7 +97,7 @@ class EmbeddedRedis:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # an interrupt at the terminal reaches the worker, which stops it in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         ends = time.monotonic() + timeout
         while time.monotonic() < ends:

@@ -37,7 +37,11 @@ class ExplainError(Exception):
         """Build from a code of :data:`CODES`, with an optional detail such as the unknown name."""
         self.code = code
         self.message = f"{CODES[code]} ({detail})" if detail else CODES[code]
-        super().__init__(f"[{code}] {self.message}")
+        super().__init__(code, detail)
+
+    def __str__(self) -> str:
+        """Return the code and the sentence."""
+        return f"[{self.code}] {self.message}"
 
     @property
     def final(self) -> bool:

@@ -29,7 +29,10 @@ _SECTIONS = {
         "What CLIP looked at",
         "The whole picture, and the margin between “a deepfake image” (red) and “a real image” (blue).",
     ),
-    "forensics": ("Forensic maps", "Measurements of the file itself; bright means more, and neither colour means fake."),
+    "forensics": (
+        "Forensic maps",
+        "Measurements of the file itself; bright means more, and neither colour means fake.",
+    ),
 }
 
 

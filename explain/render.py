@@ -23,7 +23,15 @@ PERCENTILE = 99.0
 #: Gaussian blur of per-pixel gradient maps before they are drawn, in pixels; the stored values are never smoothed.
 SMOOTHING = 3.0
 _SMOOTHED = frozenset({"saliency", "integrated_gradients", "clip_integrated_gradients"})
-_RED_BLUE = ((33, 102, 172), (103, 169, 207), (209, 229, 240), (247, 247, 247), (253, 219, 199), (239, 138, 98), (178, 24, 43))
+_RED_BLUE = (
+    (33, 102, 172),
+    (103, 169, 207),
+    (209, 229, 240),
+    (247, 247, 247),
+    (253, 219, 199),
+    (239, 138, 98),
+    (178, 24, 43),
+)
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _FIGURE = 520
 

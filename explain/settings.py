@@ -1,5 +1,6 @@
 """Where the queue and the store are and how patient the workers are: one frozen value, and the one place that reads
-the environment."""
+the environment.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +70,8 @@ class QueueSettings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> QueueSettings:
         """Return the settings of ``VERIDICT_REDIS_URL``, ``VERIDICT_STORE_URL``, ``VERIDICT_STATE``,
-        ``VERIDICT_WEBHOOK_URL`` and ``VERIDICT_WEBHOOK_SECRET``."""
+        ``VERIDICT_WEBHOOK_URL`` and ``VERIDICT_WEBHOOK_SECRET``.
+        """
         env = os.environ if environment is None else environment
         url = env.get("VERIDICT_WEBHOOK_URL", "")
         return cls(

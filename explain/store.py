@@ -1,9 +1,9 @@
 """Images and results in a folder or an object store, through fsspec.
 
-    images/<sha256>                            the submitted file
-    results/<sha256>/<job>/values.npz          the float32 map
-    results/<sha256>/<job>/figure.png          overlay, colour bar and legend
-    results/<sha256>/<job>/result.json         everything else; written last, so its presence means "stored"
+images/<sha256>                            the submitted file
+results/<sha256>/<job>/values.npz          the float32 map
+results/<sha256>/<job>/figure.png          overlay, colour bar and legend
+results/<sha256>/<job>/result.json         everything else; written last, so its presence means "stored"
 """
 
 from __future__ import annotations

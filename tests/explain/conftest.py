@@ -57,6 +57,7 @@ class Workshop:
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
         self.pids.append(pid)
+        wait_until(log.exists)
         return pid
 
     def log(self) -> Path:

@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from .conftest import wait_until
 from veridict.explain import webhook
 from veridict.explain.attribution import Budget
-from veridict.explain.embedded_redis import EmbeddedRedis
 from veridict.explain.client import ExplanationClient
+from veridict.explain.embedded_redis import EmbeddedRedis
 from veridict.explain.errors import ExplainError
 from veridict.explain.settings import QueueSettings
+
+from .conftest import wait_until
 
 
 def stored_results(settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -98,7 +98,6 @@ class Attribution:
     seconds: float
     model: str
     model_version: str
-    notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         """Hold every method to finite float32 values [H, W]."""
@@ -118,8 +117,8 @@ class Attribution:
             ExplainError: ``explain.store`` where the document lacks a field.
         """
         try:
-            known = {f.name: document[f.name] for f in fields(cls) if f.name not in ("values", "notes")}
+            known = {f.name: document[f.name] for f in fields(cls) if f.name != "values"}
             known["region"] = tuple(document["region"])
-            return cls(values=values, notes=tuple(document.get("notes", ())), **known)
+            return cls(values=values, **known)
         except (KeyError, TypeError) as error:
             raise ExplainError("explain.store", f"a stored result lacks {error}") from error

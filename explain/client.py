@@ -1,4 +1,4 @@
-"""Clients of the explanation queue, blocking and asyncio. They need Redis and the store, and neither torch nor OpenCV."""
+"""Clients of the explanation queue, blocking and asyncio. They need Redis and the store, no torch and no OpenCV."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class ExplanationClient:
 
 
 class AsyncExplanationClient:
-    """The asyncio twin of :class:`ExplanationClient`: Redis and the store are talked to in threads, the loop stays free.
+    """The asyncio twin of :class:`ExplanationClient`: Redis and the store are talked to in threads.
 
     >>> async with AsyncExplanationClient() as client:  # doctest: +SKIP
     ...     result = await client.wait((await client.submit(data, ["shap"])).jobs["shap"])

@@ -22,8 +22,8 @@ _SIDE = 420
 _SECTIONS = {
     "face_cnn": (
         "What the face CNN looked at",
-        "One face, the largest unless another was asked for. Red speaks for fake, blue for real, in every signed map; all "
-        "maps share one scale, on which each one's strongest percent is full colour.",
+        "One face, the largest unless another was asked for. Red speaks for fake, blue for real, in every signed map. "
+        "All maps share one scale, on which each one's strongest percent is full colour.",
     ),
     "clip": (
         "What CLIP looked at",

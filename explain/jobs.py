@@ -1,4 +1,4 @@
-"""What a job is: one image, one method, one model version; and its id, which makes submitting twice the same as once."""
+"""What a job is: one image, one method, one model version; and the id that makes submitting twice the same as once."""
 
 from __future__ import annotations
 

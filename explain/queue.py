@@ -145,7 +145,7 @@ class JobQueue:
         return Job.from_fields(job, self.client.hgetall(self.key(job)))
 
     def finish(self, delivery: Delivery, error: ExplainError | None = None, seconds: float = 0.0) -> bool:
-        """Mark a job whose answer is stored as done or failed and acknowledge it; False when it was finished already."""
+        """Mark a job whose answer is stored as done or failed and acknowledge it; False when it already was."""
         job = delivery.fields["job"]
         fields = ["state", "failed" if error else "done", "deliveries", delivery.count, "seconds", f"{seconds:.3f}"]
         if error is not None:

@@ -104,10 +104,7 @@ def overlay(result: Attribution, pixels: Pixels, side: int = _FIGURE) -> Pixels:
         return coloured.astype(np.uint8)
     grey = cv2.cvtColor(base, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
     strength = cv2.resize(np.abs(scaled.values), size, interpolation=cv2.INTER_LINEAR)[:, :, None]
-    if result.kind == "strength":
-        alpha = np.full_like(strength, 0.65)
-    else:
-        alpha = 0.15 + 0.7 * np.sqrt(strength)
+    alpha = np.full_like(strength, 0.65) if result.kind == "strength" else 0.15 + 0.7 * np.sqrt(strength)
     light = 70 + grey * 0.7  # a paler picture leaves dark red and dark blue readable on dark hair
     return np.clip(light * (1 - alpha) + coloured * alpha, 0, 255).astype(np.uint8)
 

@@ -1,6 +1,4 @@
-"""Where the queue and the store are and how patient the workers are: one frozen value, and the one place that reads
-the environment.
-"""
+"""Where the queue and the store are and how patient the workers are; the one place that reads the environment."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ class QueueSettings:
     """One queue and its store.
 
     ``redis_url``: empty means the embedded Redis in ``state``. ``store_url``: an fsspec URL or a folder; empty means
-    ``state``/store. ``lease``: seconds without a sign of life after which another worker takes a job over. ``deliveries``:
+    ``state``/store. ``lease``: seconds without a sign of life after which another worker takes a job. ``deliveries``:
     how often a job is tried. ``backoff``: seconds before the second try, doubled for the third. ``keep``: seconds for
     which Redis remembers a finished job (its result stays in the store).
     """
@@ -69,8 +67,10 @@ class QueueSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> QueueSettings:
-        """Return the settings of ``VERIDICT_REDIS_URL``, ``VERIDICT_STORE_URL``, ``VERIDICT_STATE``,
-        ``VERIDICT_WEBHOOK_URL`` and ``VERIDICT_WEBHOOK_SECRET``.
+        """Return the settings of the environment.
+
+        ``VERIDICT_REDIS_URL``, ``VERIDICT_STORE_URL``, ``VERIDICT_STATE``, ``VERIDICT_WEBHOOK_URL`` and
+        ``VERIDICT_WEBHOOK_SECRET``.
         """
         env = os.environ if environment is None else environment
         url = env.get("VERIDICT_WEBHOOK_URL", "")

@@ -16,6 +16,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from .errors import ExplainError
+
 GROUP = "workers"
 
 # Only the owner may renew or return an entry: after a long pause it may already be another worker's.
@@ -32,17 +34,23 @@ def connect(url: str) -> Any:
     """Return a Redis client (text, RESP2) that retries a lost connection for about ten seconds.
 
     Every command sent through it may be repeated: scripts check the state they change.
+
+    Raises:
+        ExplainError: ``explain.queue`` for a text that is no Redis URL.
     """
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        protocol=2,
-        socket_timeout=10,
-        socket_connect_timeout=5,
-        health_check_interval=15,
-        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 12),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
-    )
+    try:
+        return redis.Redis.from_url(
+            url,
+            decode_responses=True,
+            protocol=2,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=15,
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 12),
+            retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        )
+    except ValueError as error:
+        raise ExplainError("explain.queue", f"no Redis URL: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class StatusServer:
     """``/metrics``, ``/health/live`` and ``/health/ready`` on one port; answers 503 with the reason when unwell."""
 
     def __init__(self, host: str, port: int, metrics: Metrics, health: dict[str, Callable[[], str]]) -> None:
-        """Bind (port 0 picks a free one); ``health`` maps ``live`` and ``ready`` to a check that returns what is wrong."""
+        """Bind (port 0 picks a free one); ``health`` maps ``live`` and ``ready`` to checks returning what is wrong."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from opentelemetry import propagate
 
 from veridict.forensics.signature import FACE_CNN, FACE_PIXELS, LOGIT
 
@@ -47,9 +48,12 @@ class TritonScorer:
         tensor = self._triton.InferInput(FACE_PIXELS.name, list(crops.shape), FACE_PIXELS.dtype)
         tensor.set_data_from_numpy(np.ascontiguousarray(crops))
         wanted = [self._triton.InferRequestedOutput(LOGIT.name)]
+        headers: dict[str, str] = {}
+        propagate.inject(headers)  # the server's spans join the request that asked for the explanation
+        options = {"outputs": wanted, "client_timeout": self._timeout, "headers": headers or None}
         for attempt in range(_ATTEMPTS):
             try:
-                result = self._client.infer(FACE_CNN.name, [tensor], outputs=wanted, client_timeout=self._timeout)
+                result = self._client.infer(FACE_CNN.name, [tensor], **options)
                 logits: npt.NDArray[np.float32] = result.as_numpy(LOGIT.name)[:, 0]
                 return logits
             except InferenceServerException as error:

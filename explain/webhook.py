@@ -71,10 +71,17 @@ class Poster:
         self._stream = Stream(queue.client, queue.events_key, queue.consumer, lease)
         self.dead_key = f"{queue.settings.prefix}:events:dead"
         self.posted = self.failed = 0
+        self._prepared = False
+
+    def forget(self) -> None:
+        """Create stream and group again at the next step: a Redis that lost its data lost them as well."""
+        self._prepared = False
 
     def step(self) -> bool:
         """Post one completion, if there is one; return whether there was."""
-        self._stream.create()
+        if not self._prepared:
+            self._stream.create()
+            self._prepared = True
         delivery = self._stream.reclaim() or self._stream.read()
         if delivery is None:
             return False

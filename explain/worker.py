@@ -1,7 +1,7 @@
 """The worker: takes a job, explains, stores, and only then acknowledges.
 
-One job at a time; more workers take more jobs. A background thread renews the lease of the job in hand, so a slow job is
-not taken for a dead worker's, and a job lost to another worker after a long pause is cancelled here.
+One job at a time; more workers take more jobs. A background thread renews the lease of the job in hand, so a slow job
+is not taken for a dead worker's, and a job lost to another worker after a long pause is cancelled here.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ class Worker:
                 found = self._poster.step()
             except (redis.RedisError, ExplainError):
                 found = False
+                self._poster.forget()
             for outcome, old, new in zip(
                 ("posted", "failed"), before, (self._poster.posted, self._poster.failed), strict=True
             ):

@@ -174,7 +174,10 @@ def measure_verdicts(url: str, rounds: int, seconds: float) -> str:
             assert worker.stdout is not None
             worker.stdout.readline()
             samples: dict[str, list[float]] = {"idle": [], "busy": []}
-            with ExplanationClient(settings) as queue, DetectorClient(config=ClientConfig(url, deadline=60.0)) as client:
+            with (
+                ExplanationClient(settings) as queue,
+                DetectorClient(config=ClientConfig(url, deadline=60.0)) as client,
+            ):
                 for picture in face_pictures(None, 12):
                     queue.submit(picture, CORE)
                 time.sleep(10)  # the worker has loaded its networks
@@ -200,7 +203,9 @@ def measure_verdicts(url: str, rounds: int, seconds: float) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--images", type=int, default=50, help="pictures of the pointing game (default: %(default)s)")
-    parser.add_argument("--faces", type=Path, help="folder of real faces (default: variations of scikit-image's astronaut)")
+    parser.add_argument(
+        "--faces", type=Path, help="folder of real faces (default: variations of scikit-image's astronaut)"
+    )
     parser.add_argument("--repeats", type=int, default=4, help="timed calls per method (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=40, help="gradients per map of the pointing game")
     parser.add_argument("--samples", type=int, default=150, help="perturbed pictures per map of the pointing game")

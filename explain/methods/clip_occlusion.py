@@ -17,10 +17,10 @@ PATCH, STRIDE = 32, 16
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Explain the margin; ``values`` [224, 224]: by how many logits it falls when the patch around a pixel is covered
-    with the mean colour, averaged over the patches that cover it; positive speaks for deepfake.
+    """Explain the margin; ``values`` [224, 224] in logits, positive speaks for deepfake.
 
-    A budget of fewer samples than positions widens stride and patch.
+    A pixel's value is how far the margin falls when a patch is covered with the mean colour, averaged over the patches
+    that cover the pixel. A budget of fewer samples than positions widens stride and patch.
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.view)

@@ -28,7 +28,7 @@ def integrate(
     The straight path from ``baseline`` is cut into segments, captum integrates each with 8 Gauss-Legendre nodes, and
     the segment whose completeness error is largest is halved until the whole is complete within :data:`TOLERANCE` or
     ``steps`` gradients are spent. Both ends of a segment are evaluated anyway, so its error is known exactly; a network
-    with ReLU6 and clamped residuals bends sharply near the baseline, where fixed nodes of the same number miss by 1-20%.
+    with ReLU6 and clamped residuals bends sharply near the baseline, where 50 or 100 fixed nodes missed by 1 to 30%.
     """
     method = IntegratedGradients(forward, multiply_by_inputs=True)
 

@@ -19,8 +19,8 @@ BLUR = 32
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the served face CNN's logit; ``values`` [224, 224] in logits, positive (red) pushes to fake.
 
-    Owen values over a hierarchy of rectangles: ``samples`` bounds the perturbed crops that are scored, so rectangles get
-    finer with a larger budget. ``quality``: ``additivity_error`` = |base value + sum of values - logit|, and
+    Owen values over a hierarchy of rectangles: ``samples`` bounds the perturbed crops that are scored, so a larger
+    budget gives finer rectangles. ``quality``: ``additivity_error`` = |base value + sum of values - logit|, and
     ``base_value``, the logit of the wholly blurred crop.
     """
     import shap

@@ -197,6 +197,21 @@ def test_a_slow_job_is_not_taken_for_a_dead_workers(workshop, client, settings, 
     assert client.status(job).deliveries == 1
 
 
+def test_a_worker_revives_the_embedded_redis_that_stopped_with_another_worker(workshop, tmp_path, pictures):
+    settings = QueueSettings(state=tmp_path, lease=0.6, backoff=0.1)
+    owner = workshop.start(settings)
+    wait_until(lambda: "ready:" in workshop.log().read_text())
+    workshop.start(settings)
+    wait_until(lambda: "ready:" in workshop.log().read_text())
+    with ExplanationClient(settings) as client:
+        jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:3]]
+        workshop.stop(owner)
+        wait_until(lambda: all_finished(client, jobs), 30)
+        assert stored_results(settings) == sorted(jobs)
+    workshop.stop(workshop.pids[-1])
+    assert not (tmp_path / "redis" / "redis.sock").exists()
+
+
 def test_health_and_metrics_of_a_running_worker(workshop, client, settings, pictures):
     workshop.start(settings)
     line = wait_until(lambda: [x for x in workshop.log().read_text().splitlines() if x.startswith("ready:")])[0]

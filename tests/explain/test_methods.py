@@ -203,11 +203,11 @@ def test_what_does_not_apply_says_so(encode, coffee, subject):
         assert caught.value.final
     with pytest.raises(ExplainError, match="never a JPEG"):
         run_method("ela", no_face, Models(), SMALL)
-    with pytest.raises(ExplainError, match="image.corrupt|unsupported"):
+    with pytest.raises(ExplainError, match=r"image\.unsupported_format"):
         read_subject(b"no image")
     with pytest.raises(ExplainError, match="face 3 of 1"):
         run_method("saliency", Subject(subject.image, 3), Models(face=OneFeature()), SMALL)
-    with pytest.raises(ExplainError, match="bad|understood"):
+    with pytest.raises(ExplainError, match="understood"):
         read_subject(encode(coffee), -1)
 
 

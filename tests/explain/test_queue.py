@@ -214,6 +214,8 @@ def test_unknown_jobs_and_unreachable_queues(client, tmp_path):
         assert caught.value.code == "explain.unknown_job"
     with pytest.raises(ExplainError, match="veridict worker"):
         ExplanationClient(QueueSettings(state=tmp_path / "none"))
+    with pytest.raises(ExplainError, match="no Redis URL"):
+        ExplanationClient(QueueSettings(redis_url="nonsense", state=tmp_path))
     with pytest.raises(ExplainError) as caught:
         Job.from_fields("x", {})
     assert caught.value.code == "explain.bad_request"

@@ -109,9 +109,10 @@ class ExplanationClient:
             return image
         if isinstance(image, str | os.PathLike):
             try:
-                image = Path(image).read_bytes()
+                return self._store_image(Path(image).read_bytes())
             except OSError as error:
-                raise ExplainError("explain.bad_request", f"cannot read {image}: {error.strerror}") from error
+                name = os.fspath(image)
+                raise ExplainError("explain.bad_request", f"cannot read {name}: {error.strerror}") from error
         if not isinstance(image, bytes | bytearray | memoryview):
             raise ExplainError(
                 "explain.bad_request", f"an image is bytes, a path or a sha256, not {type(image).__name__}"

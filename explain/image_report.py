@@ -95,7 +95,7 @@ def render_image_report(
     labels = [str(i + 1) for i in range(len(subject.boxes))]
     if verdict is not None and len(verdict.faces) == len(labels):
         labels = [f"{face.fake_probability:.2f}" for face in verdict.faces]
-    marked = mark_faces(pixels, [tuple(box) for box in subject.boxes], labels)
+    marked = mark_faces(pixels, [(b.x, b.y, b.width, b.height) for b in subject.boxes], labels)
     sections = []
     for model, (heading, lead) in _SECTIONS.items():
         maps = [_map(name, found, pixels) for name, found in results.items() if METHODS[name].model == model]

@@ -101,12 +101,12 @@ def overlay(result: Attribution, pixels: Pixels, side: int = _FIGURE) -> Pixels:
     size = (base.shape[1], base.shape[0])
     coloured = cv2.resize(colourise(scaled, result.kind), size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     if result.kind == "measurement":
-        return coloured.astype(np.uint8)
+        return np.asarray(coloured, dtype=np.uint8)
     grey = cv2.cvtColor(base, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
     strength = cv2.resize(np.abs(scaled.values), size, interpolation=cv2.INTER_LINEAR)[:, :, None]
     alpha = np.full_like(strength, 0.65) if result.kind == "strength" else 0.15 + 0.7 * np.sqrt(strength)
     light = 70 + grey * 0.7  # a paler picture leaves dark red and dark blue readable on dark hair
-    return np.clip(light * (1 - alpha) + coloured * alpha, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(light * (1 - alpha) + coloured * alpha, 0, 255), dtype=np.uint8)
 
 
 def render_figure(result: Attribution, pixels: Pixels) -> bytes:

@@ -120,9 +120,9 @@ class Worker:
         if job is None:
             return
         if delivery.count > self.queue.settings.deliveries:  # the workers that took it never came back
-            error = ExplainError("explain.crashed")
-            self._count(job.method, "dead", error)
-            self.queue.bury(delivery, error)
+            crashed = ExplainError("explain.crashed")
+            self._count(job.method, "dead", crashed)
+            self.queue.bury(delivery, crashed)
             return
         cancellation = Cancellation(job.budget.seconds)
         self._held = delivery, cancellation

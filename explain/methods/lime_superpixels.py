@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,6 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     )
 
 
-def _of_label(value: object) -> float:
+def _of_label(value: Any) -> float:
     """Return a figure of lime's explanation, which is a dictionary by label in some releases and plain in others."""
-    return float(np.ravel(value[1] if isinstance(value, dict) else value)[0])  # type: ignore[call-overload]
+    return float(np.ravel(value[1] if isinstance(value, dict) else value)[0])

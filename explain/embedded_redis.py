@@ -5,7 +5,6 @@ For laptops, tests and evaluation. In production give the URL of a Redis the pla
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import importlib.util
 import signal
@@ -21,7 +20,9 @@ from redis.retry import Retry
 from .errors import ExplainError
 
 _SOCKET_LIMIT = 100  # a Unix socket's path may have 107 bytes
-_PR_SET_PDEATHSIG = 1
+#: Runs a command that dies with the process that started it. A preexec_fn would do the same, but forks a process that
+#: has threads, which Python 3.12 warns about.
+_LEASH = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def redis_binary() -> Path:
@@ -89,6 +90,7 @@ class EmbeddedRedis:
         log = self.folder / "redis.log"
         self._process = subprocess.Popen(
             [
+                *([sys.executable, "-ISc", _LEASH] if sys.platform == "linux" else []),
                 *(str(redis_binary()), "--port", "0", "--unixsocket", f"{self.folder.resolve()}/redis.sock"),
                 *("--unixsocketperm", "700", "--dir", str(self.folder.resolve()), "--daemonize", "no"),
                 *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--logfile", str(log.resolve())),
@@ -97,7 +99,6 @@ class EmbeddedRedis:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # an interrupt at the terminal reaches the worker, which stops it in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
         ends = time.monotonic() + timeout
         while time.monotonic() < ends:
@@ -121,7 +122,3 @@ class EmbeddedRedis:
             self._process.kill()
             self._process.wait()
         self._process = None
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -47,10 +47,13 @@ def redis_errors() -> Iterator[None]:
 class JobQueue:
     """Both streams, the dead letters and a hash per job under one key prefix (one hash slot on a Redis cluster)."""
 
-    def __init__(self, settings: QueueSettings, url: str, consumer: str = "client") -> None:
-        """Connect to ``url``; nothing is sent yet."""
+    def __init__(self, settings: QueueSettings, url: str, consumer: str = "") -> None:
+        """Connect to ``url``; nothing is sent yet. Only workers have a ``consumer`` name.
+
+        A client waits for a Redis that restarts; a worker's loop does so itself, and may have to start it.
+        """
         self.settings, self.consumer = settings, consumer
-        self.client: Any = connect(url)
+        self.client: Any = connect(url, 4) if consumer else connect(url)
         prefix = settings.prefix
         self.dead_key, self.events_key, self.models_key = f"{prefix}:dead", f"{prefix}:events", f"{prefix}:models"
         self.streams: dict[Priority, Stream] = {

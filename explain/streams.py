@@ -30,8 +30,8 @@ return 1
 """
 
 
-def connect(url: str) -> Any:
-    """Return a Redis client (text, RESP2) that retries a lost connection for about ten seconds.
+def connect(url: str, retries: int = 12) -> Any:
+    """Return a Redis client (text, RESP2) that retries a lost connection; 12 times last about ten seconds.
 
     Every command sent through it may be repeated: scripts check the state they change.
 
@@ -46,7 +46,7 @@ def connect(url: str) -> Any:
             socket_timeout=10,
             socket_connect_timeout=5,
             health_check_interval=15,
-            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 12),
+            retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
             retry_on_error=[RedisConnectionError, RedisTimeoutError],
         )
     except ValueError as error:

@@ -119,7 +119,7 @@ class Worker:
             return
         if job is None:
             return
-        if delivery.count > self.queue.settings.deliveries:  # the workers that took it never came back
+        if delivery.count > self.queue.settings.deliveries and not self._is_stored(job):  # its workers never came back
             crashed = ExplainError("explain.crashed")
             self._count(job.method, "dead", crashed)
             self.queue.bury(delivery, crashed)
@@ -157,6 +157,12 @@ class Worker:
         except Exception as error:
             LOG.exception("job %s", job.id)
             return ExplainError("explain.internal", type(error).__name__)
+
+    def _is_stored(self, job: Job) -> bool:
+        try:
+            return self.store.state(job.id) is not None
+        except ExplainError:
+            return False
 
     def _store_failure(self, job: Job, error: ExplainError) -> ExplainError:
         try:

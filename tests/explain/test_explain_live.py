@@ -101,7 +101,18 @@ def test_usage_errors(face_file, tmp_path, capsys):
 
 def test_a_worker_on_the_embedded_redis_answers_the_command(triton, face_file, tmp_path, capsys):
     state = tmp_path / "s"
-    command = [sys.executable, "-m", "veridict.client.cli", "worker", "--state", str(state), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "veridict.client.cli",
+        "worker",
+        "--state",
+        str(state),
+        "--port",
+        "0",
+        "--nice",
+        "0",
+    ]
     log = (tmp_path / "worker.log").open("w+")
     with subprocess.Popen([*command, "--url", triton.url], stdout=log, stderr=log) as worker:
         try:

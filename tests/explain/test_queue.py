@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -133,6 +134,15 @@ def test_a_stored_result_whose_acknowledgement_was_lost_is_not_computed_again(cl
     monkeypatch.setattr(worker_module, "run_method", lambda *a: pytest.fail("computed again"))
     worker.handle(delivery)
     assert client.status(job).state == "done"
+
+
+def test_a_stored_result_is_never_buried_however_often_it_was_delivered(client, worker, pictures):
+    job = client.submit(pictures[0], ["sharpness"]).jobs["sharpness"]
+    delivery = worker.queue.take()
+    assert worker._answer(worker.queue.start(delivery), worker_module.Cancellation(10)) is None
+    worker.handle(replace(delivery, count=4))
+    assert client.status(job).state == "done"
+    assert client.queue.dead_letters() == []
 
 
 def test_a_worker_that_lost_its_job_cannot_take_it_back(settings, client, worker, pictures):

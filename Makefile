@@ -16,7 +16,7 @@ $(VENV)/.serve: $(VENV)/bin/python $(INPUTS)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.serve $(INPUTS)
-	$(PIP) -e '.[server,ui,train,engines,dev]'
+	$(PIP) -e '.[server,ui,train,explain,engines,dev]'
 	touch $@
 
 demo: $(VENV)/.serve

@@ -1,1 +1,50 @@
-"""Explanations: forensic maps and the self-contained HTML report."""
+"""Explanations: attribution and forensic maps, their rendering, and the job queue that delivers them.
+
+Importing this package imports neither torch nor OpenCV; what needs them says so when it runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .attribution import Attribution, Budget, Cancellation
+from .errors import ExplainError
+
+if TYPE_CHECKING:
+    from .client import AsyncExplanationClient, ExplanationClient, Submission
+    from .jobs import JobStatus
+    from .settings import QueueSettings, Webhook
+    from .webhook import verify
+
+__all__ = [
+    "AsyncExplanationClient",
+    "Attribution",
+    "Budget",
+    "Cancellation",
+    "ExplainError",
+    "ExplanationClient",
+    "JobStatus",
+    "QueueSettings",
+    "Submission",
+    "Webhook",
+    "verify",
+]
+
+_LAZY = {
+    "AsyncExplanationClient": "client",
+    "ExplanationClient": "client",
+    "JobStatus": "jobs",
+    "QueueSettings": "settings",
+    "Submission": "client",
+    "Webhook": "settings",
+    "verify": "webhook",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the queue's names when they are first used: the report alone needs no Redis client."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

@@ -1,0 +1,193 @@
+"""``veridict explain IMAGE...``: maps, arrays and a report per image, computed here or by the queue's workers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .attribution import Attribution, Budget
+from .cli_worker import add_queue_arguments, queue_settings
+from .errors import ExplainError
+from .methods import METHODS, get_methods
+
+if TYPE_CHECKING:
+    from veridict.forensics.contract import Verdict
+
+    from .models import Models
+    from .subject import Subject
+
+Results = dict[str, Attribution | ExplainError]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command line."""
+    budget = Budget()
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="JPEG, PNG or WebP files")
+    parser.add_argument(
+        "--methods", default="", help=f"comma-separated (default: all that apply): {', '.join(METHODS)}"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("explanations"), help="folder (default: %(default)s)")
+    parser.add_argument("--face", type=int, default=0, help="which face, 0 is the largest (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=budget.steps, help="gradients of integrated gradients")
+    parser.add_argument("--samples", type=int, default=budget.samples, help="perturbed pictures of SHAP and LIME")
+    parser.add_argument("--seconds", type=float, default=budget.seconds, help="at most, per method")
+    url = os.environ.get("VERIDICT_URL", "127.0.0.1:8001")
+    parser.add_argument("--url", default=url, help="gRPC host:port of a server: verdict, SHAP and LIME ask it")
+    parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
+    parser.add_argument("--queue", action="store_true", help="let the workers of veridict worker do it, and wait")
+    parser.add_argument("--no-wait", action="store_true", help="with --queue: print the job ids and return")
+    parser.add_argument("--batch-priority", action="store_true", help="with --queue: after every live job")
+    parser.add_argument("--timeout", type=float, default=300.0, help="with --queue: seconds to wait for one image")
+    add_queue_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explain every image; return 0, 1 when something failed, 2 on usage errors."""
+    try:
+        names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+        chosen = [method.name for method in get_methods(names or METHODS)]
+        budget = Budget(arguments.steps, arguments.samples, arguments.seconds)
+        if arguments.face < 0:
+            raise ExplainError("explain.bad_request", f"--face {arguments.face}")
+        if arguments.no_wait and not arguments.queue:
+            raise ExplainError("explain.bad_request", "--no-wait needs --queue")
+        for path in arguments.images:
+            if not path.is_file():
+                raise ExplainError("explain.bad_request", f"no such file: {path}")
+    except ExplainError as error:
+        print(f"veridict explain: {error}", file=sys.stderr)
+        return 2
+    try:
+        explain = _run_queue if arguments.queue else _run_here
+        return explain(arguments, chosen, budget, asked=bool(names))
+    except ImportError as error:
+        print(f"veridict explain: {error}; it needs: pip install 'veridict[explain]'", file=sys.stderr)
+    except (ExplainError, OSError) as error:
+        print(f"veridict explain: {error}", file=sys.stderr)
+    return 1
+
+
+def explain_image(subject: Subject, names: Iterable[str], models: Models, budget: Budget) -> Results:
+    """Run methods one after the other; an error stands in the place of its own method's map, the others go on."""
+    from .methods import run_method
+
+    results: Results = {}
+    for name in names:
+        try:
+            results[name] = run_method(name, subject, models, budget)
+        except ExplainError as error:
+            results[name] = error
+    return results
+
+
+def judge(data: bytes, url: str) -> tuple[Verdict | None, str]:
+    """Return the detector's verdict, or None and why there is none: maps are worth having without it."""
+    from veridict.client import ClientConfig, DetectorClient, VeridictError
+
+    try:
+        with DetectorClient(config=ClientConfig(url, attempts=2)) as client:
+            return client.detect(data), ""
+    except (VeridictError, ValueError) as error:
+        return None, f"{error} (is a server running? veridict serve)"
+
+
+def write_results(folder: Path, name: str, data: bytes, face: int, results: Results, url: str) -> Path:
+    """Write figure, arrays and document per map and the report; return the report's path."""
+    import numpy as np
+
+    from .image_report import render_image_report
+    from .render import render_figure
+    from .subject import read_subject
+
+    subject = read_subject(data, face)
+    folder.mkdir(parents=True, exist_ok=True)
+    for method, result in results.items():
+        if isinstance(result, Attribution):
+            (folder / f"{method}.png").write_bytes(render_figure(result, subject.image.pixels))
+            np.savez_compressed(folder / f"{method}.npz", values=result.values)
+            (folder / f"{method}.json").write_text(json.dumps(result.document(), indent=1) + "\n")
+    verdict, why_not = judge(data, url)
+    report = folder / "report.html"
+    report.write_text(render_image_report(name, subject, results, verdict, why_not), encoding="utf-8")
+    return report
+
+
+def _report(path: Path, results: Results, report: Path, asked: bool) -> int:
+    """Print what came of one image; return how many methods failed (those not asked for by name may not apply)."""
+    failed = 0
+    print(f"{path}: {report}")
+    for name, result in results.items():
+        if isinstance(result, Attribution):
+            print(f"  {name:<26} {result.seconds:6.1f} s")
+        else:
+            excused = not asked and result.code in ("explain.no_face", "explain.not_applicable")
+            failed += not excused
+            print(f"  {name:<26} {result}", file=sys.stdout if excused else sys.stderr)
+    return failed
+
+
+def _folder(arguments: argparse.Namespace, path: Path) -> Path:
+    several = len(arguments.images) > 1
+    folder: Path = arguments.output / path.name if several else arguments.output
+    return folder
+
+
+def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
+    from .models import Models, set_threads
+    from .subject import read_subject
+
+    failed = 0
+    set_threads(arguments.threads)
+    models = Models(url=arguments.url)
+    for path in arguments.images:
+        data = path.read_bytes()
+        try:
+            subject = read_subject(data, arguments.face)
+        except ExplainError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        results = explain_image(subject, names, models, budget)
+        report = write_results(_folder(arguments, path), path.name, data, arguments.face, results, arguments.url)
+        failed += _report(path, results, report, asked)
+    return 1 if failed else 0
+
+
+def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
+    from .client import ExplanationClient
+
+    failed = 0
+    with ExplanationClient(queue_settings(arguments)) as client:
+        for path in arguments.images:
+            submission = client.submit(
+                path,
+                names,
+                priority="batch" if arguments.batch_priority else "live",
+                face=arguments.face,
+                budget=budget,
+            )
+            if arguments.no_wait:
+                print(json.dumps({"path": str(path), "sha256": submission.sha256, "jobs": submission.jobs}))
+                continue
+            results: Results = {}
+            for name, job in submission.jobs.items():
+                try:
+                    results[name] = client.wait(job, arguments.timeout)
+                except ExplainError as error:
+                    results[name] = error
+            data = path.read_bytes()
+            try:
+                report = write_results(
+                    _folder(arguments, path), path.name, data, arguments.face, results, arguments.url
+                )
+            except ExplainError as error:
+                print(f"{path}: {error}", file=sys.stderr)
+                failed += 1
+                continue
+            failed += _report(path, results, report, asked)
+    return 1 if failed else 0

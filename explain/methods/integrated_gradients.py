@@ -1,0 +1,105 @@
+"""Integrated gradients (Sundararajan et al. 2017) of the face CNN's logit, refined until they are complete."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import IntegratedGradients
+
+from ..attribution import Attribution, Budget, Cancellation
+from ..models import Models
+from ..subject import Subject
+from .gradients import BATCH, cancellable, finish, infidelity, mean_baseline, to_tensor
+
+#: Stop refining once the attributions sum to the output difference within this share of it.
+TOLERANCE = 0.008
+_STEPS = 8
+
+
+def integrate(
+    forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, baseline: torch.Tensor, steps: int
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """Return attributions, shaped as ``pixels`` [1, H, W, 3], and the completeness figures.
+
+    The straight path from ``baseline`` is cut into segments, captum integrates each with 8 Gauss-Legendre nodes, and
+    the segment whose completeness error is largest is halved until the whole is complete within :data:`TOLERANCE` or
+    ``steps`` gradients are spent. Both ends of a segment are evaluated anyway, so its error is known exactly; a network
+    with ReLU6 and clamped residuals bends sharply near the baseline, where 50 or 100 fixed nodes missed by 1 to 30%.
+    """
+    method = IntegratedGradients(forward, multiply_by_inputs=True)
+
+    def at(share: float) -> torch.Tensor:
+        return baseline + share * (pixels - baseline)
+
+    def score(share: float) -> float:
+        with torch.no_grad():
+            return float(forward(at(share)))
+
+    def segment(low: float, high: float, f_low: float, f_high: float) -> tuple[float, float, Any]:
+        part = method.attribute(at(high), at(low), n_steps=_STEPS, internal_batch_size=BATCH, method="gausslegendre")
+        part = part.detach()
+        error = f_high - f_low - float(part.double().sum())
+        return -abs(error), low, (high, f_low, f_high, error, part)
+
+    first, last = score(0.0), score(1.0)
+    segments = [segment(0.0, 1.0, first, last)]
+    used = _STEPS
+    while used + 2 * _STEPS <= steps:
+        total = sum(entry[2][3] for entry in segments)
+        spread = sum(abs(entry[2][3]) for entry in segments)
+        # Errors of opposite sign may cancel by luck in two or three segments; a bounded spread rules that out.
+        if abs(total) <= TOLERANCE * abs(last - first) and spread <= 0.2 * abs(last - first):
+            break
+        _, low, (high, f_low, f_high, _, _) = heapq.heappop(segments)
+        middle = (low + high) / 2
+        f_middle = score(middle)
+        heapq.heappush(segments, segment(low, middle, f_low, f_middle))
+        heapq.heappush(segments, segment(middle, high, f_middle, f_high))
+        used += 2 * _STEPS
+    attributions = torch.stack([entry[2][4] for entry in segments]).sum(dim=0)
+    delta = last - first - float(attributions.double().sum())
+    difference = last - first
+    figures = {"completeness_delta": delta, "output_difference": difference, "steps_used": float(used)}
+    if difference:
+        figures["completeness_error"] = abs(delta / difference)
+    return attributions, figures
+
+
+def explain_module(
+    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: str
+) -> Attribution:
+    """Run integrated gradients on the face CNN (its crop) or on CLIP's margin (its view)."""
+    started = time.perf_counter()
+    module = models.face if model == "face_cnn" else models.clip
+    pixels = to_tensor(subject.crop if model == "face_cnn" else subject.view)
+    forward = cancellable(module, cancellation)
+    baseline = mean_baseline(pixels)
+    attributions, figures = integrate(forward, pixels, baseline, budget.steps)
+    with torch.no_grad():
+        score = float(forward(pixels))
+    return finish(
+        subject,
+        models,
+        method=method,
+        model=model,
+        kind="signed",
+        values=attributions.sum(dim=3)[0].numpy(),
+        score=score,
+        unit="logits per pixel",
+        settings={"baseline": "mean colour", "steps": budget.steps, "tolerance": TOLERANCE},
+        quality={**figures, "infidelity": infidelity(forward, pixels, attributions, baseline)},
+        started=started,
+    )
+
+
+def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
+    """Explain the face CNN's logit; ``values`` [224, 224] in logits, positive speaks for fake.
+
+    ``quality``: ``completeness_delta`` = output difference - sum of values, also as a share (``completeness_error``),
+    ``output_difference``, ``steps_used``, ``infidelity``.
+    """
+    return explain_module(subject, models, budget, cancellation, method="integrated_gradients", model="face_cnn")

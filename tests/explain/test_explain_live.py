@@ -1,0 +1,132 @@
+"""Explanations against the real server: the command, the served scorer, a real worker on the embedded Redis."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from veridict.client.cli import main
+from veridict.explain.attribution import Budget
+from veridict.explain.errors import ExplainError
+from veridict.explain.methods import run_method
+from veridict.explain.models import Models
+from veridict.explain.subject import read_subject
+from veridict.explain.triton_scorer import TritonScorer
+from veridict.export.face_cnn import FaceCNN
+
+from .conftest import wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.export]
+
+
+@pytest.fixture
+def face_file(tmp_path, encode, astronaut):
+    path = tmp_path / "face.jpg"
+    path.write_bytes(encode(astronaut, quality=92))
+    return path
+
+
+def test_the_served_scores_are_the_held_models(triton, face_file):
+    subject = read_subject(face_file.read_bytes())
+    models = Models(url=triton.url)
+    served = models.scorer(np.stack([subject.crop] * 20))  # more than a request holds
+    with torch.inference_mode():
+        held = models.face(torch.from_numpy(subject.crop)[None])[0, 0].item()
+    assert served.shape == (20,)
+    assert np.allclose(served, held, atol=0.05)
+    assert TritonScorer(triton.url)(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
+
+
+def test_shap_adds_up_on_the_served_network(triton, face_file):
+    subject = read_subject(face_file.read_bytes())
+    result = run_method("shap", subject, Models(url=triton.url), Budget(samples=60))
+    total = result.quality["base_value"] + float(result.values.astype(np.float64).sum())
+    assert total == pytest.approx(result.score, abs=1e-3)
+
+
+def test_a_server_with_other_weights_is_refused(triton):
+    torch.manual_seed(0)
+    with pytest.raises(ExplainError) as caught:
+        _ = Models(url=triton.url, face=FaceCNN()).scorer
+    assert caught.value.code == "explain.model_mismatch"
+
+
+def test_the_command_writes_maps_arrays_and_report(triton, face_file, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = ["--steps", "16", "--samples", "40", "--url", triton.url, "-o", str(out)]
+    assert main(["explain", str(face_file), "--methods", "saliency,grad_cam,lime,ela", *options]) == 0
+    for name in ("saliency", "grad_cam", "lime", "ela"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        document = json.loads((out / f"{name}.json").read_text())
+        assert np.load(out / f"{name}.npz")["values"].shape == tuple(document["shape"])
+        assert document["seconds"] > 0
+    html = (out / "report.html").read_text()
+    assert "No verdict" not in html
+    assert "threshold" in html
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_the_command_without_a_server_still_writes_what_needs_none(face_file, tmp_path, capsys, encode, coffee):
+    out = tmp_path / "out"
+    options = ["--url", "127.0.0.1:9", "-o", str(out), "--samples", "20"]
+    assert main(["explain", str(face_file), "--methods", "noise,lime", *options]) == 1
+    assert "explain.model_unavailable" in capsys.readouterr().err
+    assert (out / "noise.png").exists()
+    assert "No verdict" in (out / "report.html").read_text()
+    (tmp_path / "coffee.png").write_bytes(encode(coffee, "PNG"))
+    assert main(["explain", str(tmp_path / "coffee.png"), "--methods", "saliency", *options]) == 1
+    assert "explain.no_face" in capsys.readouterr().err
+    (tmp_path / "bad.jpg").write_bytes(b"nothing")
+    assert main(["explain", str(tmp_path / "bad.jpg"), "--methods", "ela", *options]) == 1
+    assert "image.unsupported_format" in capsys.readouterr().err
+
+
+def test_usage_errors(face_file, tmp_path, capsys):
+    for bad in (
+        ["--methods", "magic"],
+        ["--steps", "1"],
+        ["--face", "-1"],
+        ["--no-wait"],
+    ):
+        assert main(["explain", str(face_file), *bad]) == 2
+    assert main(["explain", str(tmp_path / "none.jpg")]) == 2
+    assert "explain.unknown_method" in capsys.readouterr().err
+    options = ["--queue", "--state", str(tmp_path / "s"), "--methods", "ela"]
+    assert main(["explain", str(face_file), *options]) == 1
+    assert "start a worker first" in capsys.readouterr().err
+
+
+def test_a_worker_on_the_embedded_redis_answers_the_command(triton, face_file, tmp_path, capsys):
+    state = tmp_path / "s"
+    command = [
+        sys.executable,
+        "-m",
+        "veridict.client.cli",
+        "worker",
+        "--state",
+        str(state),
+        "--port",
+        "0",
+        "--nice",
+        "0",
+    ]
+    log = (tmp_path / "worker.log").open("w+")
+    with subprocess.Popen([*command, "--url", triton.url], stdout=log, stderr=log) as worker:
+        try:
+            wait_until(lambda: "ready:" in (tmp_path / "worker.log").read_text(), 30)
+            options = ["--state", str(state), "--url", triton.url, "-o", str(tmp_path / "out"), "--samples", "40"]
+            asked = ["explain", str(face_file), "--methods", "saliency,lime,ela", "--queue", *options]
+            assert main(asked) == 0, capsys.readouterr()
+            assert (tmp_path / "out" / "lime.png").exists()
+            assert main([*asked, "--no-wait", "--batch-priority"]) == 0
+            jobs = json.loads(capsys.readouterr().out.splitlines()[-1])["jobs"]
+            assert main(["jobs", "status", jobs["lime"], "--state", str(state)]) == 0
+            assert json.loads(capsys.readouterr().out)["state"] == "done"
+        finally:
+            worker.terminate()
+            assert worker.wait(30) == 0
+    log.close()
+    assert not (state / "redis" / "redis.sock").exists()  # its Redis stopped with it

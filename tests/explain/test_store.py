@@ -1,0 +1,118 @@
+"""The store in a folder and on a real S3 protocol server."""
+
+import io
+import uuid
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+from veridict.explain.attribution import Budget
+from veridict.explain.client import ExplanationClient
+from veridict.explain.errors import ExplainError
+from veridict.explain.methods import run_method
+from veridict.explain.models import Models
+from veridict.explain.queue import JobQueue
+from veridict.explain.settings import QueueSettings
+from veridict.explain.store import Store
+from veridict.explain.subject import read_subject
+from veridict.explain.telemetry import Metrics
+from veridict.explain.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def s3_server():
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"results-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}/explanations"
+
+
+@pytest.fixture(scope="module")
+def result(pictures):
+    return run_method("sharpness", read_subject(pictures[0]), Models(), Budget())
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket"))
+
+
+def test_what_is_stored_comes_back(store, pictures, result):
+    sha = store.put_image(pictures[0])
+    assert store.put_image(pictures[0]) == sha
+    assert store.get_image(sha) == pictures[0]
+    job = f"{sha}-sharpness-forensics-1"
+    assert store.state(job) is None
+    with pytest.raises(ExplainError, match="no result yet"):
+        store.get_result(job)
+    store.put_result(job, result, b"\x89PNG figure")
+    again = store.get_result(job)
+    assert np.array_equal(again.values, result.values)
+    assert again.document() == result.document()
+    assert store.get_figure(job) == b"\x89PNG figure"
+    failed = f"{sha}-ela-forensics-1"
+    store.put_failure(failed, ExplainError("explain.not_applicable", "because"))
+    with pytest.raises(ExplainError, match="because"):
+        store.get_result(failed)
+    store.check()
+    for bad in ("0" * 64, "../images"):
+        with pytest.raises(ExplainError) as caught:
+            store.get_image(bad)
+        assert caught.value.code == "explain.unknown_image"
+
+
+def test_a_worker_delivers_to_s3(settings, redis_server, bucket, pictures):
+    settings = QueueSettings(**{**vars(settings), "store_url": bucket})
+    with ExplanationClient(settings) as client:
+        client.queue.client.flushall()
+        queue = JobQueue(settings, settings.redis_url, "worker")
+        worker = Worker(queue, Store(settings.store), Models(), Metrics(queue))
+        queue.prepare(worker.models.versions)
+        job = client.submit(pictures[0], ["sharpness"]).jobs["sharpness"]
+        worker.handle(queue.take())
+        assert client.wait(job, 5).method == "sharpness"
+        assert Image.open(io.BytesIO(client.figure(job))).format == "PNG"
+        assert worker.check_ready() == ""
+        queue.close()
+
+
+def test_a_bucket_that_is_not_there_is_a_store_error(bucket):
+    store = Store(bucket.replace("results-", "missing-"))
+    with pytest.raises(ExplainError) as caught:
+        store.put_image(b"x")
+    assert caught.value.code == "explain.store"
+
+
+def test_damage_is_noticed(tmp_path, pictures, result):
+    store = Store(str(tmp_path))
+    sha = store.put_image(pictures[0])
+    (tmp_path / "images" / sha).write_bytes(b"another file")
+    with pytest.raises(ExplainError, match="damaged"):
+        store.get_image(sha)
+    job = f"{sha}-sharpness-1"
+    store.put_result(job, result, b"")
+    (tmp_path / "results" / sha / job / "values.npz").unlink()
+    with pytest.raises(ExplainError, match="missing"):
+        store.get_result(job)
+    (tmp_path / "results" / sha / job / "result.json").write_text('{"schema": "other"}')
+    with pytest.raises(ExplainError, match="no veridict-explanation/1"):
+        store.state(job)
+    with pytest.raises(ExplainError, match="nothing-like-this"):
+        Store("nothing-like-this://x")

@@ -1,0 +1,78 @@
+"""Worker processes for the delivery tests: imports once, then forks a real worker per line of standard input.
+
+The methods that sleep, fail or die are registered here, in the test's own process, and nowhere in the product.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import types
+
+from veridict.explain.methods import METHODS, Method
+from veridict.explain.methods.local_sharpness import attribute as sharpness
+
+SLEEP = 0.35
+
+
+def slow(subject, models, budget, cancellation):
+    ends = time.monotonic() + (5.0 if budget.samples == 5000 else SLEEP)
+    while time.monotonic() < ends:
+        cancellation.check()
+        time.sleep(0.01)
+    return named("slow", subject, models, budget, cancellation)
+
+
+def named(name, *arguments):
+    result = sharpness(*arguments)
+    return type(result)(**{**vars(result), "method": name})
+
+
+def poison(*arguments):
+    raise ValueError("no good")
+
+
+def deadly(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def register():
+    """Make the test methods known in this process; return their names."""
+    for function in (slow, poison, deadly):
+        module = types.ModuleType(f"workshop_{function.__name__}")
+        module.attribute = function
+        sys.modules[module.__name__] = module
+        name = function.__name__
+        METHODS[name] = Method(name, "forensics", module.__name__, name.capitalize(), "A test method.")
+    return ["slow", "poison", "deadly"]
+
+
+def main():
+    import torch  # noqa: F401 - a second that no forked worker spends again
+
+    from veridict.explain import cli_worker, embedded_redis, models, queue, render, store, telemetry, worker  # noqa: F401
+
+    register()
+    import argparse
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    parser = argparse.ArgumentParser()
+    cli_worker.add_arguments(parser)
+    print("open", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid:
+            print(pid, flush=True)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(order.get("environment", {}))
+        os._exit(cli_worker.run(parser.parse_args(order["arguments"])))
+
+
+if __name__ == "__main__":
+    main()

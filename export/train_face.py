@@ -14,6 +14,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from veridict.deploy.repository import file_sha256
+
 from . import augment
 from .datasets import LABELS, Sample, by_source, find_folders, read_image
 from .face_cnn import SIZE, FaceCNN, load_face_cnn
@@ -175,6 +177,8 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
         plain = accelerator.unwrap_model(model)
         state = {"epoch": epoch, "model": plain.state_dict(), "averaged": averaged.state_dict()}
         torch.save(state | {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, state_path)
-        recorded = {k: str(v) for k, v in asdict(settings).items() if k not in {"data", "output", "run"}}
+        recorded = {k: str(v) for k, v in asdict(settings).items() if k not in {"data", "output", "run", "start"}}
+        fresh = "imagenet" if settings.imagenet else "random"
+        recorded["start"] = fresh if settings.start is None else file_sha256(settings.start)
         save_half(averaged.module, settings.output, recorded | {"network": "veridict-face-cnn", "epoch": str(epoch)})
     return figures

@@ -7,22 +7,12 @@ from functools import cached_property
 
 from veridict.forensics.decode import DecodedImage, decode_image
 from veridict.forensics.errors import ImageError
-from veridict.forensics.faces import Box, clip_view, crop_face, find_faces
+from veridict.forensics.faces import Box, clip_view, crop_face, crop_region, find_faces
+from veridict.forensics.measure import to_preview
+from veridict.forensics.preprocess import shrink_for_views
 
 from .attribution import Pixels
 from .errors import ExplainError
-
-#: How much wider than the finder's box the face CNN's crop is: :func:`veridict.forensics.faces.crop_face`'s own margin
-#: (a test compares the two pixel by pixel).
-CROP_MARGIN = 1.5
-
-
-def crop_region(width: int, height: int, box: Box) -> tuple[int, int, int, int]:
-    """Return the rectangle [x, y, width, height] of the picture that ``crop_face`` cuts for a box."""
-    side = min(round(max(box.width, box.height) * CROP_MARGIN), height, width)
-    left = min(max(0, box.x + box.width // 2 - side // 2), width - side)
-    top = min(max(0, box.y + box.height // 2 - side // 2), height - side)
-    return left, top, side, side
 
 
 @dataclass(frozen=True)
@@ -33,9 +23,13 @@ class Subject:
     face: int = 0
 
     @cached_property
+    def _small(self) -> Pixels:
+        return shrink_for_views(to_preview(self.image.pixels))
+
+    @cached_property
     def boxes(self) -> list[Box]:
         """Return the faces found, largest first."""
-        return find_faces(self.image.pixels)
+        return find_faces(self._small, (self.image.width, self.image.height))
 
     @cached_property
     def box(self) -> Box:
@@ -57,7 +51,7 @@ class Subject:
     @cached_property
     def view(self) -> Pixels:
         """Return the whole picture as CLIP sees it, uint8 [224, 224, 3]."""
-        return clip_view(self.image.pixels)
+        return clip_view(self._small)
 
     @property
     def face_region(self) -> tuple[int, int, int, int]:

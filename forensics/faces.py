@@ -92,12 +92,17 @@ def _to_picture(found: Floats, width: int, height: int) -> Box:
     return Box(left, top, max(1, right - left), max(1, bottom - top))
 
 
-def crop_face(pixels: Pixels, box: Box) -> Pixels:
-    """Return the face [224, 224, 3] uint8: the box widened about its centre, kept square, clipped to the picture."""
-    height, width = pixels.shape[:2]
+def crop_region(width: int, height: int, box: Box) -> Box:
+    """Return the square about a box that is cut for the face CNN, inside a picture of that size."""
     side = min(round(max(box.width, box.height) * _MARGIN), height, width)
     left = min(max(0, box.x + box.width // 2 - side // 2), width - side)
     top = min(max(0, box.y + box.height // 2 - side // 2), height - side)
+    return Box(left, top, side, side)
+
+
+def crop_face(pixels: Pixels, box: Box) -> Pixels:
+    """Return the face [224, 224, 3] uint8: the box widened about its centre, kept square, clipped to the picture."""
+    left, top, side, _ = crop_region(pixels.shape[1], pixels.shape[0], box)
     return resize_view(pixels[top : top + side, left : left + side], FACE_SIZE)
 
 

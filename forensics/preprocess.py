@@ -39,6 +39,11 @@ def warm_up() -> None:
     prepare(simplejpeg.encode_jpeg(pixels))
 
 
+def shrink_for_views(preview: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the copy of a preview that texture, face finder and CLIP view are taken from, at most 512 pixels long."""
+    return shrink(preview, TEXTURE_SIDE)
+
+
 def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 - frozen value
     """Decode and measure one encoded image.
 
@@ -50,7 +55,7 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
     after_decode = time.perf_counter()
     # One chain of ever smaller copies: the whole picture is read only where its own pixels matter.
     preview = to_preview(decoded.pixels)
-    small = shrink(preview, TEXTURE_SIDE)
+    small = shrink_for_views(preview)
     after_shrinking = time.perf_counter()
     measurements = measure(decoded, preview)
     after_forensics = time.perf_counter()

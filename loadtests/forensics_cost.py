@@ -1,0 +1,134 @@
+"""Decoding and the three forensic measurements on one thread: ours in turns with the textbook's."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import cv2
+
+from veridict.forensics.decode import decode_image
+from veridict.forensics.measure import measure
+
+from .figures import Ratio, markdown, show
+from .peers import textbook
+from .pictures import SIZES, photograph
+
+#: The sizes of the comparison and of the growth: 2.1 and 12 megapixels.
+SMALL, LARGE = "1920x1080", "4000x3000"
+SPEED_TARGET = 4.0
+#: Growth of the cost over growth of the pixels, from SMALL to LARGE.
+GROWTH_TARGET = 0.5
+
+
+@dataclass
+class Times:
+    """Milliseconds per call of each way, a list per round of medians."""
+
+    ours: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    textbook: list[float] = field(default_factory=list)
+    nlm: float = 0.0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread; the JPEG codecs and numpy's part here have one anyway."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _measure_ours(data: bytes) -> object:
+    return measure(decode_image(data))
+
+
+def _milliseconds(work: Callable[[bytes], object], data: bytes) -> float:
+    started = time.perf_counter()
+    work(data)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def time_forensics(sizes: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Times]:
+    """Return the times per picture size; the non-local means run once, for they take seconds."""
+    found = {size: Times() for size in sizes}
+    with one_thread():
+        for number in range(rounds):
+            for size, times in found.items():
+                data = photograph(*SIZES[size])
+                ours: list[float] = []
+                decode: list[float] = []
+                theirs: list[float] = []
+                ends = time.perf_counter() + seconds
+                while not ours or time.perf_counter() < ends:
+                    ours.append(_milliseconds(_measure_ours, data))
+                    decode.append(_milliseconds(decode_image, data))
+                    theirs.append(_milliseconds(textbook.measure, data))
+                times.ours.append(statistics.median(ours))
+                times.decode.append(statistics.median(decode))
+                times.textbook.append(statistics.median(theirs))
+                if number == 0:
+                    times.nlm = _milliseconds(functools.partial(textbook.measure, residual="nlm"), data)
+    return found
+
+
+def compare_forensics(found: dict[str, Times]) -> list[Ratio]:
+    """Return our speed against the textbook's at 1920x1080, and how the cost grows to 12 megapixels."""
+    small, large = found[SMALL], found[LARGE]
+    speed = [theirs / ours for theirs, ours in zip(small.textbook, small.ours, strict=True)]
+    pixels = SIZES[LARGE][0] * SIZES[LARGE][1] / (SIZES[SMALL][0] * SIZES[SMALL][1])
+    growth = [b / a / pixels for a, b in zip(small.ours, large.ours, strict=True)]
+    return [
+        Ratio(
+            "textbook / ours: decode, ELA, blur, noise, one thread",
+            SMALL,
+            statistics.median(speed),
+            min(speed),
+            max(speed),
+            SPEED_TARGET,
+        ),
+        Ratio(
+            f"growth of that cost / growth of the pixels ({pixels:.1f}x)",
+            f"{SMALL} to {LARGE}",
+            statistics.median(growth),
+            min(growth),
+            max(growth),
+            GROWTH_TARGET,
+            at_least=False,
+        ),
+    ]
+
+
+def forensics_table(found: dict[str, Times]) -> str:
+    """Return the Markdown table of milliseconds per picture."""
+    header = (
+        "image",
+        "ours, ms",
+        "of it decoding, ms",
+        "textbook, ms",
+        "textbook / ours",
+        "textbook with non-local means, ms",
+        "that / ours",
+    )
+    lines = []
+    for size, times in found.items():
+        ours, theirs = statistics.median(times.ours), statistics.median(times.textbook)
+        lines.append(
+            (
+                size,
+                show(ours, 2),
+                show(statistics.median(times.decode), 2),
+                show(theirs),
+                show(theirs / ours),
+                show(times.nlm, 0),
+                show(times.nlm / ours, 0),
+            )
+        )
+    return markdown(header, lines)

@@ -1,0 +1,132 @@
+"""What ran where: the machine in words, versions, and the CPU time and memory of a process tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+_MEBIBYTE = 1024**2
+#: Distributions whose version belongs to a result.
+DISTRIBUTIONS = (
+    "nvidia-pytriton",
+    "tritonclient",
+    "openvino",
+    "onnxruntime",
+    "opencv-python-headless",
+    "simplejpeg",
+    "pillow",
+    "numpy",
+    "torch",
+    "open_clip_torch",
+    "flask",
+    "fastapi",
+    "uvicorn",
+    "litserve",
+)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a process tree in MiB: resident (shared pages counted in each process), and proportional."""
+
+    rss: float
+    pss: float
+
+
+def describe_machine() -> str:
+    """Return cores, processor and Python in one line, without the machine's name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    gpus = describe_gpus()
+    return f"{os.cpu_count()} cores, {model}, Python {platform.python_version()}, {gpus or 'no GPU'}"
+
+
+def describe_gpus() -> str:
+    """Return the names of the GPUs that ``nvidia-smi`` lists; "" where there are none or it is absent."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ", ".join(line.strip() for line in answer.stdout.splitlines() if line.strip())
+
+
+def installed_versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
+    """Return name -> version of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class ProcessTree:
+    """A process and all its descendants, as they are at the moment of each question."""
+
+    def __init__(self, pid: int) -> None:
+        """Name the root by its process id."""
+        self._root = psutil.Process(pid)
+
+    def _members(self) -> list[psutil.Process]:
+        try:
+            return [self._root, *self._root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time spent so far by the living members, user and system together."""
+        total = 0.0
+        for process in self._members():
+            try:
+                spent = process.cpu_times()
+                total += spent.user + spent.system
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+    def memory(self) -> Memory:
+        """Return the members' memory; PSS is 0 where the system does not tell it."""
+        rss = pss = 0.0
+        for process in self._members():
+            try:
+                full = process.memory_full_info()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            rss += full.rss / _MEBIBYTE
+            pss += getattr(full, "pss", 0) / _MEBIBYTE
+        return Memory(rss, pss)
+
+    def pause(self) -> None:
+        """Stop every member where it stands (SIGSTOP)."""
+        for process in self._members():
+            try:
+                process.suspend()
+            except psutil.NoSuchProcess:
+                continue
+
+    def resume(self) -> None:
+        """Let every member go on (SIGCONT)."""
+        for process in self._members():
+            try:
+                process.resume()
+            except psutil.NoSuchProcess:
+                continue

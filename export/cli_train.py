@@ -29,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     face.add_argument(
         "--emphasis", nargs="*", default=[], type=_factor, metavar="SOURCE=FACTOR", help="draw a source more often"
     )
+    face.add_argument(
+        "--whole-fakes",
+        nargs="*",
+        default=[],
+        metavar="SOURCE",
+        help="sources whose fakes are generated from edge to edge: learnt cell by cell, two pictures in one",
+    )
+    face.add_argument("--mix", type=float, default=0.45, help="share of their draws that is two pictures in one")
+    face.add_argument("--crop", type=int, default=160, help="side of the training windows, at most 224")
+    face.add_argument("--weight-decay", type=float, default=0.02)
     face.add_argument("--leave-out", default="", help="source kept for validation, for leave-one-source-out figures")
     face.add_argument("--scratch", action="store_true", help="do not start from ImageNet weights")
     clip = networks.add_parser("clip", help="train the compact CLIP on a captioned manifest and faces")
@@ -59,6 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
                     learning_rate=arguments.learning_rate,
                     start=arguments.start,
                     emphasis=tuple(arguments.emphasis),
+                    whole_fakes=tuple(arguments.whole_fakes),
+                    mix=arguments.mix,
+                    crop=arguments.crop,
+                    weight_decay=arguments.weight_decay,
                     leave_out=arguments.leave_out,
                     imagenet=not arguments.scratch,
                     seed=arguments.seed,

@@ -37,8 +37,8 @@ class FaceCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.dense = nn.Linear(width, 1)
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return logits [N, 1] for pixels [N, H, W, 3]; normalisation happens here, so callers pass plain pixels."""
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return feature maps [N, C, H/16, W/16] of pixels [N, H, W, 3]; normalisation happens here."""
         x = pixels.to(torch.float32).permute(0, 3, 1, 2)  # the cast comes first: TensorRT does not transpose uint8
         # The 3x3 mean as two sums of shifted pixels: ONNX Runtime's AveragePool takes six times as long.
         padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
@@ -47,8 +47,21 @@ class FaceCNN(nn.Module):
         residual = (x - local_mean).clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT) / RESIDUAL_LIMIT
         # The residual needs float32; a network of half-precision weights runs in half precision from here on.
         x = torch.cat([x / 127.5 - 1.0, residual], dim=1).to(self.stem.weight.dtype)
-        features = self.head(self.stages(self.stem_norm(self.stem(x))))
-        return self.dense(self.dropout(features.mean(dim=(2, 3)))).float()
+        return self.head(self.stages(self.stem_norm(self.stem(x))))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, 1] for pixels [N, H, W, 3]; callers pass plain pixels."""
+        return self.dense(self.dropout(self.features(pixels).mean(dim=(2, 3)))).float()
+
+    def forward_with_cells(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits [N, 1] and the logit of every cell [N, H/16, W/16], for training with local labels.
+
+        The dense layer is linear, so without dropout the mean of the cells is the logit.
+        """
+        features = self.features(pixels)
+        weight = self.dense.weight[:, :, None, None]
+        cells = nn.functional.conv2d(features, weight, self.dense.bias)[:, 0]
+        return self.dense(self.dropout(features.mean(dim=(2, 3)))).float(), cells.float()
 
     def load_imagenet(self) -> None:
         """Start stem and stages from ImageNet weights; the residual channels start as half the colour ones."""

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from veridict.deploy.repository import check_repository, cpu_graph, load_judgement
+from veridict.deploy.runtime import Network
 from veridict.forensics import signature as sig
 from veridict.forensics.contract import Verdict
 from veridict.forensics.decode import decode_image
@@ -30,35 +31,24 @@ class InProcessDetector:
 
     def __init__(self, repository: Path, threads: int = 2, needs_calibration: bool = True) -> None:
         """Load the networks; without calibration only :meth:`observe` works."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        sessions = {}
-        for name in ("clip_image", "face_cnn"):
-            path = cpu_graph(repository / name / "1")
-            sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._sessions = sessions
+        self._networks = {
+            model.name: Network(cpu_graph(repository / model.name / "1"), threads)
+            for model in (sig.CLIP_IMAGE, sig.FACE_CNN)
+        }
         self._pool = ThreadPoolExecutor(threads)
         if needs_calibration:
             check_repository(repository, "cpu")
             self.bank, self.calibration, self.versions = load_judgement(repository)
 
-    def _run(self, model: sig.Model, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        (wanted,), (produced,) = model.inputs, model.outputs
-        result = self._sessions[model.name].run([produced.name], {wanted.name: rows})[0]
-        return np.asarray(result, dtype=np.float32)
-
     def embed(self, views: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return CLIP embeddings [N, D] of views uint8 [N, 224, 224, 3]."""
-        return self._run(sig.CLIP_IMAGE, views)
+        return self._networks[sig.CLIP_IMAGE.name](views)
 
     def score_faces(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return face logits [N] of crops uint8 [N, 224, 224, 3]; N may be 0."""
         if not len(crops):
             return np.zeros(0, np.float32)
-        step = sig.FACE_CNN.max_batch_size
-        return np.concatenate([self._run(sig.FACE_CNN, crops[i : i + step])[:, 0] for i in range(0, len(crops), step)])
+        return self._networks[sig.FACE_CNN.name](crops)[:, 0]
 
     def score_whole(self, batch: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Return the face CNN's logits [N] of whole files squeezed to its input: for files that are face crops.

@@ -28,6 +28,10 @@ class FaceTraining:
     """Settings of one run; the bundled weights' model card states theirs.
 
     ``start`` goes on from earlier weights in place of ImageNet's; ``emphasis`` multiplies the share of named sources.
+
+    ``whole_fakes`` names the sources whose fakes are generated from edge to edge. Of these a share ``mix`` of the draws
+    is two pictures in one, and their cells of 16 x 16 pixels are labelled one by one (``cell_weight`` in the loss): a
+    network of which a few hundred pictures are asked cell by cell has less to learn by heart.
     """
 
     data: Path
@@ -46,9 +50,19 @@ class FaceTraining:
     start: Path | None = None
     emphasis: tuple[tuple[str, float], ...] = ()
     leave_out: str = ""
+    whole_fakes: tuple[str, ...] = ()
+    mix: float = 0.45
+    cell_weight: float = 0.5
+    workers: int = 1
 
 
-class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
+Draw = tuple[torch.Tensor, float, torch.Tensor]
+#: Side of the square of pixels that a cell of the network's last feature map stands for, and the mark of no label.
+_CELL = 16
+_UNKNOWN = -1.0
+
+
+class FaceSamples(Dataset[Draw]):
     """Draws sources evenly by the root of their size, classes evenly, and augments each draw on its own."""
 
     def __init__(self, settings: FaceTraining, samples: list[Sample]) -> None:
@@ -57,6 +71,7 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
         self.epoch = 0
         groups = by_source(samples)
         self.groups = [[[s for s in g if s.label == label] for label in LABELS] for g in groups.values()]
+        self.whole = [source in settings.whole_fakes for source in groups]
         weights = np.sqrt([len(g) for g in groups.values()])
         weights *= [dict(settings.emphasis).get(source, 1.0) for source in groups]
         self.weights = weights / weights.sum()
@@ -72,10 +87,15 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
             self.cache[sample.path] = read_image(sample.path, 288)
         return self.cache[sample.path]
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, float]:
-        """Return (pixels uint8 [crop, crop, 3], label 0.0 or 1.0); a pure function of (seed, epoch, index)."""
+    def __getitem__(self, index: int) -> Draw:
+        """Return (pixels uint8 [crop, crop, 3], label 0..1, cell labels [crop/16, crop/16]).
+
+        A pure function of (seed, epoch, index). Cells without a label are -1; of two pictures in one the label is the
+        fake share.
+        """
         rng = np.random.default_rng((self.settings.seed, self.epoch, index))
-        group = self.groups[rng.choice(len(self.groups), p=self.weights)]
+        chosen = rng.choice(len(self.groups), p=self.weights)
+        group, whole = self.groups[chosen], self.whole[chosen]
         label = index % 2
         blended = label == 1 and (not group[1] or rng.random() < self.settings.self_blend) and bool(group[0])
         pool = group[0] if blended else (group[label] or group[1 - label])
@@ -83,8 +103,41 @@ class FaceSamples(Dataset[tuple[torch.Tensor, float]]):
         image = self.read(sample)
         if blended:
             image = augment.self_blend(image, rng)
-        view = augment.augment_face(image, rng, SIZE, self.settings.crop)
-        return torch.from_numpy(np.ascontiguousarray(view)), 1.0 if blended else float(LABELS[sample.label])
+        crop = self.settings.crop
+        view = augment.augment_face(image, rng, SIZE, crop)
+        target = 1.0 if blended else float(LABELS[sample.label])
+        cells = np.full((crop // _CELL, crop // _CELL), target if whole or target == 0 else _UNKNOWN, np.float32)
+        if whole and not blended and group[0] and group[1] and rng.random() < self.settings.mix:
+            pool = group[rng.integers(2)]
+            other = pool[rng.integers(len(pool))]
+            pasted = augment.augment_face(self.read(other), rng, SIZE, crop)
+            view, mask = augment.paste_region(view, pasted, rng)
+            fake = mask * LABELS[other.label] + (1.0 - mask) * target
+            cells = fake.reshape(crop // _CELL, _CELL, crop // _CELL, _CELL).mean(axis=(1, 3), dtype=np.float32)
+            target = float(fake.mean())
+        elif blended:
+            cells[:] = _UNKNOWN
+        return torch.from_numpy(np.ascontiguousarray(view)), target, torch.from_numpy(cells)
+
+
+class WithCells(nn.Module):
+    """The network as training sees it: pixels [N, H, W, 3] -> logits [N, 1] and cell logits [N, H/16, W/16]."""
+
+    def __init__(self, network: FaceCNN) -> None:
+        """Wrap the network; its parameters stay its own."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both."""
+        return self.network.forward_with_cells(pixels)
+
+
+def cell_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean binary cross-entropy of the cells [N, h, w] that have a label; 0 where none has."""
+    known = targets >= 0
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, targets.clamp(min=0), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 @torch.inference_mode()
@@ -124,14 +177,15 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
     if settings.leave_out:
         validation += [s for s in find_folders(settings.data, "train") if s.source == settings.leave_out]
     known = {s.source for s in samples}
-    for source, _ in settings.emphasis:
+    for source in [*(name for name, _ in settings.emphasis), *settings.whole_fakes]:
         if source not in known:
             raise ValueError(f"no training source is called {source!r}; there are {', '.join(sorted(known))}")
     model = FaceCNN() if settings.start is None else load_face_cnn(settings.start)
     if settings.start is None and settings.imagenet:
         model.load_imagenet()
     dataset = FaceSamples(settings, samples)
-    loader = DataLoader(dataset, settings.batch, drop_last=True)
+    # The worker draws while the network learns; it is started anew for every epoch, so it sees the epoch's number.
+    loader = DataLoader(dataset, settings.batch, drop_last=True, num_workers=settings.workers)
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     total = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=total, pct_start=0.1)
@@ -146,23 +200,29 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first = state["epoch"] + 1
-    model = model.to(memory_format=torch.channels_last)
-    model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    averaged.to(accelerator.device)
+    learner, optimiser, loader = accelerator.prepare(WithCells(model), optimiser, loader)
     loss_function = nn.BCEWithLogitsLoss()
     figures: dict[str, dict[str, float]] = {}
     for epoch in range(first, settings.epochs):
         dataset.epoch = epoch
         model.train()
         started, running = time.monotonic(), 0.0
-        for step, (pixels, labels) in enumerate(loader, 1):
+        for step, (pixels, labels, cells) in enumerate(loader, 1):
             targets = labels.float() * (1 - settings.label_smoothing) + settings.label_smoothing / 2
             with accelerator.autocast():
-                loss = loss_function(model(pixels)[:, 0], targets)
+                logits, cell_logits = learner(pixels)
+                loss = loss_function(logits[:, 0], targets)
+                if settings.whole_fakes:
+                    smooth = settings.label_smoothing
+                    soft = torch.where(cells < 0, cells, cells * (1 - smooth) + smooth / 2)
+                    loss = loss + settings.cell_weight * cell_loss(cell_logits, soft)
             optimiser.zero_grad()
             accelerator.backward(loss)
             optimiser.step()
             schedule.step()
-            averaged.update_parameters(accelerator.unwrap_model(model))
+            averaged.update_parameters(model)
             running += loss.item()
             if step % 50 == 0:
                 rate = step * settings.batch / (time.monotonic() - started)
@@ -174,8 +234,7 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
         print(json.dumps(line), flush=True)
         with (settings.run / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
-        plain = accelerator.unwrap_model(model)
-        state = {"epoch": epoch, "model": plain.state_dict(), "averaged": averaged.state_dict()}
+        state = {"epoch": epoch, "model": model.state_dict(), "averaged": averaged.state_dict()}
         torch.save(state | {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, state_path)
         recorded = {k: str(v) for k, v in asdict(settings).items() if k not in {"data", "output", "run", "start"}}
         fresh = "imagenet" if settings.imagenet else "random"

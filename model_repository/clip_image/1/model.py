@@ -1,4 +1,4 @@
-"""CPU profile: ONNX Runtime runs ``model.onnx``. The GPU profile loads ``model.plan`` and ignores this file."""
+"""CPU profile: OpenVINO runs the ONNX graph. The GPU profile loads ``model.plan`` and ignores this file."""
 
 from veridict.deploy.backend.onnx import TritonPythonModel
 

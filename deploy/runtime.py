@@ -1,0 +1,93 @@
+"""Runs the CPU profile's ONNX graphs, in OpenVINO: one stream per core, a batch split among them.
+
+Measured on two cores of an AMD EPYC with AVX-512 (int8 graphs, medians; ``veridict bench --networks`` repeats it):
+OpenVINO takes two thirds of ONNX Runtime's time, since what is not int8 runs in bfloat16 where the processor has it;
+two streams of one thread each take four fifths of the time of one inference on two threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+#: Rows of one inference. More rows are no faster per row (they leave the cache), and every size met for the first time
+#: costs tens of milliseconds, so that few sizes are warmed up and no others are used.
+ROWS_AT_ONCE = 4
+
+
+@cache
+def _core() -> Any:
+    """Return the process's one OpenVINO core, kept until the end.
+
+    Each core gives its thread a signal stack and takes it away when it goes; two that go in the order they came leave
+    the thread with the first one's freed stack, and the next signal (a child's end, say) kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def split_rows(count: int, streams: int) -> list[slice]:
+    """Return slices that cover ``count`` rows: of at most :data:`ROWS_AT_ONCE`, and enough to occupy the streams."""
+    size = min(ROWS_AT_ONCE, max(1, -(-count // streams)))
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+class Network:
+    """A graph with one input and one output, ready to run on this machine's cores; safe to call from several threads.
+
+    ``threads`` is the number of streams, 0 for one per core. ``precision`` is OpenVINO's hint for what the graph leaves
+    in floating point: "" for bfloat16 where the processor computes in it and float32 elsewhere, or "f32" everywhere.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
+        """Compile the graph and run every batch size it will use once."""
+        self.streams = threads or usable_cores()
+        properties: dict[str, object] = {
+            "NUM_STREAMS": self.streams,
+            "INFERENCE_NUM_THREADS": self.streams,
+            # Several processes share the cores: threads pinned by each of them would all sit on the first ones.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if precision:
+            properties["INFERENCE_PRECISION_HINT"] = precision
+        compiled = _core().compile_model(path, "CPU", properties)
+        self._requests = [compiled.create_infer_request() for _ in range(self.streams)]
+        self._lock = threading.Lock()
+        shape = compiled.input(0).partial_shape
+        self._dtype = compiled.input(0).element_type.to_dtype()
+        blank = np.zeros([side.get_length() for side in list(shape)[1:]], self._dtype)
+        for rows in range(1, ROWS_AT_ONCE + 1):
+            # Enough rows for every stream to meet this size, whichever takes which request.
+            for _ in range(2):
+                self(np.broadcast_to(blank, (rows * self.streams, *blank.shape)).copy())
+
+    def __call__(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Return the output rows [N, ...] float32 of input rows [N, ...]; N is at least 1.
+
+        Raises:
+            RuntimeError: the rows do not have the graph's shape.
+        """
+        rows = np.ascontiguousarray(rows, dtype=self._dtype)
+        parts = split_rows(len(rows), self.streams)
+        results = []
+        with self._lock:
+            for start in range(0, len(parts), self.streams):
+                running = list(zip(self._requests, parts[start : start + self.streams], strict=False))
+                for request, part in running:
+                    request.start_async({0: rows[part]})
+                for request, _ in running:
+                    request.wait()
+                results += [request.get_output_tensor(0).data.copy() for request, _ in running]
+        return np.concatenate(results)

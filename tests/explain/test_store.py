@@ -21,6 +21,8 @@ from veridict.explain.subject import read_subject
 from veridict.explain.telemetry import Metrics
 from veridict.explain.worker import Worker
 
+from .conftest import wait_until
+
 
 @pytest.fixture(scope="module")
 def s3_server():
@@ -30,18 +32,27 @@ def s3_server():
     server.stop()
 
 
-@pytest.fixture
-def bucket(s3_server, monkeypatch):
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
+def s3_environment(endpoint):
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+
+
+def create_bucket():
     name = f"results-{uuid.uuid4().hex[:8]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return f"s3://{name}/explanations"
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch):
+    for name, value in s3_environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return create_bucket()
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +102,42 @@ def test_a_worker_delivers_to_s3(settings, redis_server, bucket, pictures):
         assert Image.open(io.BytesIO(client.figure(job))).format == "PNG"
         assert worker.check_ready() == ""
         queue.close()
+
+
+def test_s3_going_away_in_the_middle_of_a_job_loses_nothing(workshop, client, settings, pictures, monkeypatch):
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = s3_environment(f"http://{host}:{port}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = QueueSettings(**{**vars(settings), "store_url": create_bucket()})
+    try:
+        with ExplanationClient(settings) as client:
+            jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:2]]
+            workshop.start(settings, environment=environment)
+            wait_until(lambda: client.status(jobs[0]).state == "running")
+            server.stop()  # the connection is refused from here on: the first job cannot store what it computes
+            seen = set()
+
+            def buried():
+                seen.update(client.status(job).state for job in jobs)
+                return len(client.queue.dead_letters()) == 2
+
+            wait_until(buried, 60)
+            assert "done" not in seen  # never acknowledged unstored
+            letters = {letter.job: letter for letter in client.queue.dead_letters()}
+            assert set(letters) == set(jobs)
+            assert {(letter.code, letter.deliveries) for letter in letters.values()} == {("explain.store", 3)}
+            server = ThreadedMotoServer(host, port, verbose=False)  # the same buckets: moto keeps them in the process
+            server.start()
+            for job in jobs:
+                assert Store(settings.store).state(job) is None
+                assert client.queue.requeue(letters[job])
+                assert client.wait(job, 30).method == "slow"
+            assert client.queue.dead_letters() == []
+    finally:
+        server.stop()
 
 
 def test_a_bucket_that_is_not_there_is_a_store_error(bucket):

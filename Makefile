@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo serve test lint bench clean
+.PHONY: demo serve test lint bench loadtest clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -16,7 +16,7 @@ $(VENV)/.serve: $(VENV)/bin/python $(INPUTS)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.serve $(INPUTS)
-	$(PIP) -e '.[server,ui,train,explain,engines,dev]'
+	$(PIP) -e '.[server,ui,train,explain,engines,load,dev]'
 	touch $@
 
 demo: $(VENV)/.serve
@@ -38,6 +38,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.serve
 	$(BIN)/veridict bench
+
+loadtest: $(VENV)/.dev
+	$(BIN)/veridict loadtest overload --report build/loadtest.html
 
 clean:
 	rm -rf $(VENV) build

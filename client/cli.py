@@ -17,6 +17,8 @@ COMMANDS = {
     "worker": ("veridict.explain.cli_worker", "work on queued explanations"),
     "jobs": ("veridict.explain.cli_jobs", "look at queued explanations and queue dead ones again"),
     "bench": ("veridict.loadtests.bench", "measure latency and throughput of the served pipeline"),
+    "loadtest": ("veridict.loadtests.loadtest", "load the detector by a profile and hold it to thresholds"),
+    "perf-analyzer": ("veridict.loadtests.perf_analyzer", "run NVIDIA's perf_analyzer with real images"),
     "bench-explain": ("veridict.loadtests.explain_bench", "measure explanations: seconds, pointing game, cost"),
     "export": ("veridict.export.cli_export", "build a model repository from checkpoints"),
     "train": ("veridict.export.cli_train", "train the face CNN or the compact CLIP"),

@@ -8,9 +8,12 @@ import os
 import signal
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+
+from veridict.deploy.scheduling import yield_cores
 
 from .errors import ExplainError
 from .settings import QueueSettings
@@ -44,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grace", type=float, default=20.0, help="seconds a job may still run after SIGTERM")
     parser.add_argument("--batch", type=int, default=8, help="crops per request to the server (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
-    parser.add_argument("--nice", type=int, default=10, help="added to the process's niceness: verdicts come first")
+    parser.add_argument(
+        "--nice", type=int, help="niceness to add (default: run only on cores that nothing else wants; 0 competes)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address of metrics and health (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9464, help="port of metrics and health; 0 picks a free one")
 
@@ -66,13 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_threads(max(1, arguments.threads))
-    os.nice(max(0, arguments.nice))
     embedded: EmbeddedRedis | None = None
+    # Its thread starts before the priority falls and keeps its own: clients wait for the Redis that it starts.
+    starter = ThreadPoolExecutor(1)
     try:
         settings = replace(queue_settings(arguments), lease=arguments.lease, backoff=arguments.backoff)
         if not settings.redis_url:
             embedded = EmbeddedRedis(settings.state / "redis")
-            embedded.ensure()
+            starter.submit(embedded.ensure).result()
         consumer = f"worker-{uuid.uuid4().hex[:12]}"
         queue = JobQueue(settings, embedded.url if embedded else settings.redis_url, consumer)
         metrics = Metrics(queue)
@@ -82,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
             Models(url=arguments.url, batch=arguments.batch),
             metrics,
             grace=arguments.grace,
-            revive=embedded.ensure if embedded else lambda: None,
+            revive=(lambda: starter.submit(embedded.ensure).result()) if embedded else lambda: None,
         )
         status = StatusServer(
             arguments.host, arguments.port, metrics, {"live": worker.check_live, "ready": worker.check_ready}
@@ -96,6 +102,10 @@ def run(arguments: argparse.Namespace) -> int:
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
 
+    if arguments.nice is None:
+        yield_cores()
+    else:
+        os.nice(max(0, arguments.nice))
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)

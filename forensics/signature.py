@@ -53,9 +53,15 @@ PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, CLIP_VIEW, FACES, FACE_COUNT)
 CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT,), 64)
 CLIP_TEXT = Model("clip_text", (TOKENS,), (EMBEDDING_OUT,), 64)
 FACE_CNN = Model("face_cnn", (FACE_PIXELS,), (LOGIT,), 64)
+#: The same network for explanations, which wait for verdicts; see its configurations.
+FACE_CNN_EXPLAIN = Model("face_cnn_explain", (FACE_PIXELS,), (LOGIT,), 64)
 FACES_MODEL = Model("faces", (FACES, FACE_COUNT), (FACE_LOGITS,), 32)
 FUSION = Model("fusion", (FACTS, EMBEDDING_OUT, FACE_LOGITS), (VERDICT, FAKE_PROBABILITY), 32)
 
-MODELS = {m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACES_MODEL, FUSION)}
-#: Models that are a TensorRT engine in the GPU profile and ONNX Runtime in the CPU profile.
+MODELS = {
+    m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACE_CNN_EXPLAIN, FACES_MODEL, FUSION)
+}
+#: Models that are a TensorRT engine in the GPU profile and an ONNX graph in the CPU profile.
 ENGINES = ("clip_image", "clip_text", "face_cnn")
+#: Triton's request priorities (1 is served first) where verdicts and explanations share a queue.
+VERDICT_PRIORITY, EXPLANATION_PRIORITY = 1, 2

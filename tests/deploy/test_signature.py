@@ -23,7 +23,10 @@ def model_name(path):
 
 def test_every_model_has_a_configuration_and_nothing_else_does():
     assert {p.parent.name for p in CONFIGS if p.parent.name != "configs"} == set(sig.MODELS)
-    assert {model_name(p) for p in CONFIGS if p.parent.name == "configs"} == set(sig.ENGINES)
+    assert {model_name(p) for p in CONFIGS if p.parent.name == "configs"} == {
+        *sig.ENGINES,
+        sig.FACE_CNN_EXPLAIN.name,
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: f"{model_name(p)}-{p.stem}")
@@ -46,8 +49,23 @@ def test_engine_profiles(name):
     assert cpu.model_warmup
 
 
+def test_explanations_wait_for_verdicts():
+    """The GPU profile shares face_cnn's queue by priority, the CPU profile has a step of its own."""
+    batching = read(REPOSITORY / "face_cnn" / "config.pbtxt").dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (
+        sig.EXPLANATION_PRIORITY,
+        sig.VERDICT_PRIORITY,
+    )
+    folder = REPOSITORY / sig.FACE_CNN_EXPLAIN.name
+    (step,) = read(folder / "config.pbtxt").ensemble_scheduling.step
+    assert step.model_name == sig.FACE_CNN.name
+    assert read(folder / "configs" / "cpu.pbtxt").backend == "python"
+
+
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if model_name(p) != "detector"], ids=lambda p: f"{model_name(p)}-{p.stem}"
+    "path",
+    [p for p in CONFIGS if not read(p).HasField("ensemble_scheduling")],
+    ids=lambda p: f"{model_name(p)}-{p.stem}",
 )
 def test_every_step_batches_and_bounds_its_queue(path):
     config = read(path)
@@ -59,8 +77,9 @@ def test_every_step_batches_and_bounds_its_queue(path):
 
 def test_the_first_queue_is_the_smallest():
     """A request that the first step took is never refused by a later one."""
-    sizes = {model_name(p): read(p).dynamic_batching.default_queue_policy.max_queue_size for p in CONFIGS}
-    assert all(sizes["preprocess"] < size for name, size in sizes.items() if name not in ("preprocess", "detector"))
+    steps = [read(p) for p in CONFIGS if not read(p).HasField("ensemble_scheduling")]
+    sizes = {c.name: c.dynamic_batching.default_queue_policy.max_queue_size for c in steps}
+    assert all(sizes["preprocess"] < size for name, size in sizes.items() if name != "preprocess")
 
 
 def test_the_ensemble_connects_every_tensor():

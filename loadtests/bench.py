@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
 from veridict.deploy.repository import RepositoryError, default_repository
 
-from .figures import Ratio, Row, ratio_table, serving_table
+from .figures import Ratio, Row, describe_noise, ratio_table, serving_table
 from .forensics_cost import LARGE, SMALL, compare_forensics, forensics_table, time_forensics
 from .machine import describe_gpus, describe_machine, installed_versions
 from .networks import has_cuda, measure_networks
@@ -252,6 +252,7 @@ def measure_serving(
         "bare loop, cores of the benchmark's process). The load generator is a closed loop of threads in the "
         "benchmark's process, on the same cores: gRPC for Veridict, keep-alive HTTP for the others; the last column is "
         "its own CPU time. No peer runs while another line is measured.",
+        describe_noise(block for blocks in results.values() for block in blocks),
         serving_table(report.rows),
         "\n".join(notes),
     )

@@ -103,6 +103,15 @@ def _ratio(what: str, image: str, values: Sequence[float], target: float) -> Rat
     return Ratio(what, image, statistics.median(values), min(values), max(values), target)
 
 
+def describe_noise(blocks: Iterable[Block]) -> str:
+    """Return in a sentence how busy everything else kept the machine during the blocks."""
+    cores = sorted(b.other_cpu / b.seconds for b in blocks)
+    return (
+        f"Everything else on the machine kept {statistics.median(cores):.2f} cores busy in the median block "
+        f"and {cores[-1]:.2f} in the worst one."
+    )
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from .machine import Memory, ProcessTree
+from .machine import Memory, ProcessTree, busy_seconds
 
 #: Sends one request, waits for the answer and returns how many images it held.
 Call = Callable[[], int]
@@ -32,7 +32,8 @@ class Block:
     """One timed block.
 
     ``latencies`` are milliseconds per answered request; ``seconds`` runs from the end of the lead-in to the last
-    answer; ``server_cpu`` and ``generator_cpu`` are CPU seconds spent in it (None: there is no server process).
+    answer; ``server_cpu`` and ``generator_cpu`` are CPU seconds spent in it (None: there is no server process),
+    ``other_cpu`` those that everything else on the machine took meanwhile.
     """
 
     latencies: tuple[float, ...]
@@ -42,6 +43,7 @@ class Block:
     generator_cpu: float
     server_cpu: float | None
     memory: Memory | None
+    other_cpu: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -70,6 +72,11 @@ def _repeat(connect: Connect, ends: float) -> tuple[list[_Answer], list[float]]:
     return answers, refusals
 
 
+def _cpu(tree: ProcessTree | None) -> tuple[float, float, float]:
+    """Return the CPU seconds so far of the generator, of the server, and of the whole machine."""
+    return time.process_time(), tree.cpu_seconds() if tree else 0.0, busy_seconds()
+
+
 def drive(
     connect: Connect, concurrency: int, seconds: float, tree: ProcessTree | None = None, lead: float = LEAD
 ) -> Block:
@@ -85,10 +92,9 @@ def drive(
     with ThreadPoolExecutor(concurrency) as pool:
         waiting = [pool.submit(_repeat, connect, ends) for _ in range(concurrency)]
         time.sleep(max(0.0, counted - time.perf_counter()))
-        server_before, own_before = tree.cpu_seconds() if tree else None, time.process_time()
+        before = _cpu(tree)
         parts = [job.result() for job in waiting]
-    own = time.process_time() - own_before
-    server = None if tree is None or server_before is None else tree.cpu_seconds() - server_before
+    own, server, everything = (after - earlier for after, earlier in zip(_cpu(tree), before, strict=True))
     answers = [answer for part, _ in parts for answer in part if answer.ended > counted]
     if not answers:
         raise RuntimeError("no request of the block was answered")
@@ -98,6 +104,7 @@ def drive(
         rejected=sum(1 for _, refusals in parts for at in refusals if at > counted),
         seconds=max(a.ended for a in answers) - counted,
         generator_cpu=own,
-        server_cpu=server,
+        server_cpu=server if tree else None,
         memory=tree.memory() if tree else None,
+        other_cpu=max(0.0, everything - own - server),
     )

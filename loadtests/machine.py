@@ -79,6 +79,13 @@ def installed_versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
     return found
 
 
+def busy_seconds() -> float:
+    """Return the CPU seconds that all processes took from this machine's cores so far, and other guests stole."""
+    times = psutil.cpu_times()._asdict()
+    # Guest time is part of user time.
+    return float(sum(v for name, v in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
+
+
 class ProcessTree:
     """A process and all its descendants, as they are at the moment of each question."""
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,20 @@ import numpy.typing as npt
 
 from veridict.deploy.repository import ENGINE_FILES, cpu_graph, load_judgement
 from veridict.deploy.runtime import Network, usable_cores
+from veridict.export.pipeline import InProcessDetector
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import ImageError
-from veridict.forensics.fusion import Observation, fuse
-from veridict.forensics.preprocess import prepare, warm_up
+from veridict.forensics.preprocess import warm_up
 
-Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+Run = Callable[[npt.NDArray[np.generic]], tuple[npt.NDArray[np.float32], ...]]
 #: How the worker processes learn what to load: uvicorn starts them by the name of the application factory.
 _SETTINGS = "VERIDICT_PEER"
+#: FastAPI's own default. Fewer threads, or one worker with them all, were no faster on two cores.
+POOL = 40
 
 
 def load_onnx(path: Path, cuda: bool) -> Run:
-    """Return a function that runs a graph in ONNX Runtime, on one thread or on the GPU."""
+    """Return a function that runs a graph in ONNX Runtime, on one thread or on the GPU: rows in, its outputs out."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -39,66 +43,64 @@ def load_onnx(path: Path, cuda: bool) -> Run:
         providers.insert(0, "CUDAExecutionProvider")
     session = onnxruntime.InferenceSession(path, options, providers=providers)
     name = session.get_inputs()[0].name
-    return lambda rows: np.asarray(session.run(None, {name: rows})[0], dtype=np.float32)
+    return lambda rows: tuple(session.run(None, {name: rows}))
 
 
-class Judge:
-    """Judges one image after the other; safe to share between threads."""
+class CallingThread(Executor):
+    """An executor that does the work at once: FastAPI's pool has given this request a thread already."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the finished future of ``fn(*args, **kwargs)``."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # kept for result(), as executors do
+            future.set_exception(error)
+        return future
+
+
+class Detector(InProcessDetector):
+    """The same stages in the calling thread, with networks of the runtime's choice; safe to share between threads."""
 
     def __init__(self, repository: Path, runtime: str, cuda: bool) -> None:
-        """Load the networks, prompt bank and calibration."""
-        runs = []
+        """Load networks, prompt bank and calibration; the parent's own would be our runtime and a pool of threads."""
+        self._networks = {}
         for model in (sig.CLIP_IMAGE, sig.FACE_CNN):
             folder = repository / model.name / "1"
-            if runtime == "onnxruntime":
-                # int8 is for CPUs; a GPU runs the float graph.
-                runs.append(load_onnx(folder / ENGINE_FILES["cpu"] if cuda else cpu_graph(folder), cuda))
-            else:
-                runs.append(Network(cpu_graph(folder), 1))
-        self._embed, self._score = runs
-        self._bank, self._calibration, self._versions = load_judgement(repository)
+            # int8 is for CPUs; a GPU runs the float graph.
+            graph = folder / ENGINE_FILES["cpu"] if cuda else cpu_graph(folder)
+            run = load_onnx(graph, cuda) if runtime == "onnxruntime" else Network(graph, 1)
+            self._networks[model.name] = run  # type: ignore[assignment]
+        self._pool = CallingThread()  # type: ignore[assignment]
+        self.bank, self.calibration, self.versions = load_judgement(repository)
         warm_up()
-
-    def __call__(self, data: bytes) -> str:
-        """Return the verdict document.
-
-        Raises:
-            ImageError: the image is refused.
-        """
-        prepared = prepare(data)
-        embedding = self._embed(prepared.view[None])[0]
-        logits = self._score(np.stack(prepared.crops))[:, 0] if prepared.crops else ()
-        seen = Observation(
-            request_id="",
-            image=prepared.image,
-            measurements=prepared.measurements,
-            embedding=embedding,
-            boxes=prepared.boxes,
-            face_logits=[float(v) for v in logits],
-            timings_ms=prepared.timings_ms,
-            texture=prepared.texture,
-        )
-        return fuse(seen, self._bank, self._calibration, self._versions).to_json()
 
 
 def create_app() -> Any:
     """Return the application of one worker process."""
     import cv2
+    from anyio import to_thread
     from fastapi import FastAPI, Request, Response
     from fastapi.concurrency import run_in_threadpool
 
-    repository, runtime, cuda = os.environ[_SETTINGS].split("\n")
+    repository, runtime, cuda, threads = os.environ[_SETTINGS].split("\n")
     cv2.setNumThreads(1)
-    judge = Judge(Path(repository), runtime, cuda == "cuda")
-    app = FastAPI()
+    detector = Detector(Path(repository), runtime, cuda == "cuda")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = int(threads)
+        yield
+
+    app = FastAPI(lifespan=lifespan)
 
     async def predict(request: Request) -> Response:
         data = await request.body()
         try:
-            document = await run_in_threadpool(judge, data)
+            (verdict,) = await run_in_threadpool(detector.detect, [data])
         except ImageError as error:
             return Response(str(error), status_code=400)
-        return Response(document, media_type="application/json")
+        return Response(verdict.to_json(), media_type="application/json")
 
     async def health() -> dict[str, str]:
         return {"status": "ready"}
@@ -117,13 +119,13 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), default="onnxruntime")
     parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=POOL, help="threads of a worker's pool (default: %(default)s)")
     parser.add_argument("--cuda", action="store_true")
     arguments = parser.parse_args()
     import uvicorn
 
-    os.environ[_SETTINGS] = "\n".join(
-        (str(arguments.repository), arguments.runtime, "cuda" if arguments.cuda else "cpu")
-    )
+    device = "cuda" if arguments.cuda else "cpu"
+    os.environ[_SETTINGS] = "\n".join((str(arguments.repository), arguments.runtime, device, str(arguments.threads)))
     uvicorn.run(
         f"{__spec__.name if __spec__ else __name__}:create_app",
         factory=True,

@@ -24,13 +24,14 @@ class DetectorAPI(litserve.LitAPI):
     """The detector as LitServe's four steps."""
 
     repository: Path
+    threads: int
 
     def setup(self, device: str) -> None:
         """Load the networks in a worker process."""
         import cv2
 
         cv2.setNumThreads(1)
-        self.detector = InProcessDetector(self.repository, threads=1)
+        self.detector = InProcessDetector(self.repository, threads=self.threads)
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> bytes:
         """Return the encoded image."""
@@ -59,10 +60,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=usable_cores())
+    parser.add_argument("--threads", type=int, default=1, help="threads of one worker")
+    parser.add_argument("--batch", type=int, default=MAX_BATCH)
     parser.add_argument("--cuda", action="store_true", help="ignored: our CPU runtime runs the networks")
     arguments = parser.parse_args()
-    api = DetectorAPI(max_batch_size=MAX_BATCH, batch_timeout=BATCH_TIMEOUT)
-    api.repository = arguments.repository
+    api = DetectorAPI(max_batch_size=arguments.batch, batch_timeout=BATCH_TIMEOUT)
+    api.repository, api.threads = arguments.repository, arguments.threads
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=arguments.workers)
     server.run(host="127.0.0.1", port=arguments.port, generate_client_file=False, log_level="warning")
 

@@ -45,7 +45,7 @@ def split_rows(count: int, streams: int) -> list[slice]:
 
 
 class Network:
-    """A graph with one input and one output, ready to run on this machine's cores; safe to call from several threads.
+    """A graph with one input, ready to run on this machine's cores; safe to call from several threads.
 
     ``threads`` is the number of streams, 0 for one per core. ``precision`` is OpenVINO's hint for what the graph leaves
     in floating point: "" for bfloat16 where the processor computes in it and float32 elsewhere, or "f32" everywhere.
@@ -65,6 +65,7 @@ class Network:
         compiled = _core().compile_model(path, "CPU", properties)
         self._requests = [compiled.create_infer_request() for _ in range(self.streams)]
         self._lock = threading.Lock()
+        self._outputs = len(compiled.outputs)
         shape = compiled.input(0).partial_shape
         self._dtype = compiled.input(0).element_type.to_dtype()
         blank = np.zeros([side.get_length() for side in list(shape)[1:]], self._dtype)
@@ -73,15 +74,15 @@ class Network:
             for _ in range(2):
                 self(np.broadcast_to(blank, (rows * self.streams, *blank.shape)).copy())
 
-    def __call__(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        """Return the output rows [N, ...] float32 of input rows [N, ...]; N is at least 1.
+    def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:
+        """Return the rows [N, ...] float32 of every output, in the graph's order, for input rows [N, ...] with N > 0.
 
         Raises:
             RuntimeError: the rows do not have the graph's shape.
         """
         rows = np.ascontiguousarray(rows, dtype=self._dtype)
         parts = split_rows(len(rows), self.streams)
-        results = []
+        results: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(self._outputs)]
         with self._lock:
             for start in range(0, len(parts), self.streams):
                 running = list(zip(self._requests, parts[start : start + self.streams], strict=False))
@@ -89,5 +90,7 @@ class Network:
                     request.start_async({0: rows[part]})
                 for request, _ in running:
                     request.wait()
-                results += [request.get_output_tensor(0).data.copy() for request, _ in running]
-        return np.concatenate(results)
+                for request, _ in running:
+                    for number, found in enumerate(results):
+                        found.append(request.get_output_tensor(number).data.copy())
+        return tuple(np.concatenate(found) for found in results)

@@ -35,7 +35,7 @@ from .clip_model import Backbone, load_clip
 from .datasets import SUFFIXES, read_image
 from .engines import ENGINE_FILES, Engine, EngineSettings, build_engine, import_runtime, run_engine
 from .face_cnn import load_face_cnn
-from .onnx_export import export_onnx, networks
+from .onnx_export import count_intermediates, export_onnx, networks, run_module
 from .parity import Parity, ParityError, compare
 from .prompts import read_prompts
 from .quantise import quantise
@@ -119,9 +119,9 @@ def copy_calibration(settings: ExportSettings, backbone: Backbone) -> bool:
         return False
     document = json.loads(source.read_text())
     if settings.calibration is None and backbone.name != COMPACT:
-        document["clip"]["head"] = None
+        document["clip"]["head"] = document["clip"]["layers_head"] = None
         for regime in ("close_up", "general"):
-            for name in ("clip", "clip_head"):
+            for name in ("clip", "clip_head", "clip_layers"):
                 document["fusion"][regime]["terms"].pop(name, None)
         document["source"]["note"] = f"CLIP terms removed: fitted on {COMPACT}, not on {backbone.name}"
     target = settings.output / CALIBRATION
@@ -144,12 +144,11 @@ def read_views(folder: Path, most: int = 256, seed: int = 0) -> npt.NDArray[np.u
     return np.stack([clip_view(read_image(paths[i])) for i in chosen])
 
 
-def _gate_engine(module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path) -> Parity:
+def _gate_engine(module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path) -> list[Parity]:
     """Hold a built engine to PyTorch in fp32 on this GPU; an engine that fails is removed."""
-    with torch.inference_mode():
-        expected = module(example).numpy()
+    expected = run_module(module, example)
     try:
-        return compare(model.name, "fp16", expected, run_engine(path, model, example.numpy()))
+        return compare(model, "fp16", expected, run_engine(path, model, example.numpy()))
     except ParityError:
         path.unlink()
         raise
@@ -164,7 +163,7 @@ def _quantise(settings: ExportSettings, progress: Callable[[str], None]) -> list
         target.unlink(missing_ok=True)  # an older one would be of other weights
         if folder is not None:
             progress(f"quantising {name}")
-            parities.append(quantise(source, sig.MODELS[name], read_views(folder), target))
+            parities += quantise(source, sig.MODELS[name], read_views(folder), target)
     return parities
 
 
@@ -193,23 +192,24 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         module, example = make()
         model, folder = sig.MODELS[name], settings.output / name / "1"
         progress(f"exporting {name}")
-        parities.append(export_onnx(module, example, model, folder / "model.onnx"))
+        parities += export_onnx(module, example, model, folder / "model.onnx")
         if settings.engine is None:
             continue
         graph = folder / "model.onnx"
         if settings.precision == "fp16":
             graph = folder / FP16_GRAPH
-            parities.append(export_onnx(module, example, model, graph, "fp16"))
+            parities += export_onnx(module, example, model, graph, "fp16")
         progress(f"building {name} with {settings.engine.runtime}")
         target = folder / ENGINE_FILES[settings.engine.runtime]
         dims = tuple(example.shape[1:])
         engines.append(build_engine(graph, model, dims, settings.engine, target, lambda text: progress(f"  {text}")))
         if settings.engine.runtime == "tensorrt":
-            parities.append(_gate_engine(module, example, model, target))
+            parities += _gate_engine(module, example, model, target)
     parities += _quantise(settings, progress)
     write_prompt_bank(backbone, settings.prompts, settings.output / PROMPT_BANK)
     width = int(np.load(settings.output / PROMPT_BANK)["embeddings"].shape[1])
     retarget(settings.output, sig.EMBEDDING_OUT.name, (width,))
+    retarget(settings.output, sig.INTERMEDIATES_OUT.name, (count_intermediates(backbone),))
     retarget(settings.output, sig.TOKENS.name, (backbone.context_length,))
     if not copy_calibration(settings, backbone):
         progress("no calibration yet: run veridict calibrate --repository on the new repository before serving it")

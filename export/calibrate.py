@@ -141,8 +141,12 @@ def build_document(
             "close_up": _regime_document(fitted.close_up, threshold),
             "general": _regime_document(fitted.general, threshold),
         },
-        "clip": {"temperature": temperature, "head": _head_document(fitted.clip_head)},
-        "texture": {"head": _head_document(fitted.texture_head)},
+        "clip": {
+            "temperature": temperature,
+            "head": _head_document(fitted.heads["clip_head"]),
+            "layers_head": _head_document(fitted.heads["clip_layers"]),
+        },
+        "texture": {"head": _head_document(fitted.heads["texture"])},
         "percentiles": {
             name: {"edges": list(p.edges), "values": [[round(v, 4) for v in row] for row in p.values]}
             for name, p in percentiles.items()

@@ -89,8 +89,8 @@ def _export(arguments: argparse.Namespace) -> int:
         return 1
     for p in exported.parities:
         print(
-            f"{p.model:<11} {p.precision}  lowest cosine {p.lowest_cosine:.6f}, same decision {p.agreement:.1%}, "
-            f"largest difference {p.largest_difference:.2e}, {p.rows} inputs"
+            f"{p.model:<11} {p.output:<13} {p.precision}  lowest cosine {p.lowest_cosine:.6f}, "
+            f"same decision {p.agreement:.1%}, largest difference {p.largest_difference:.2e}, {p.rows} inputs"
         )
     for e in exported.engines:
         print(f"{e.model:<11} {e.file}  {e.runtime} for {e.target}: {e.layers} layers, {e.bytes} bytes, {e.seconds} s")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -26,7 +27,13 @@ _SMALLEST_HALVED = 1024
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's image tower: pixels uint8 [N, H, W, 3] -> unit-length embedding float32 [N, D].
+    """CLIP's image tower: pixels uint8 [N, H, W, 3] -> unit-length embedding float32 [N, D], intermediates [N, I].
+
+    The intermediates are the mean and the standard deviation of every channel of two layers, half-way and three
+    quarters up the tower. What betrays a generator is fine structure, which the last layer has given up for meaning:
+    on 136 pictures from the web a linear model of these layers alone ranks at AUC 0.87, one of the compact CLIP's
+    embedding at 0.78 (cross-validated). Source: RINE (Koutlis & Papadopoulos 2024), with pooled statistics in place of
+    class tokens, which convolutional towers do not have.
 
     With half-precision weights the tower runs in half precision; normalisation on both ends stays in float32.
     """
@@ -38,13 +45,25 @@ class ImageEncoder(nn.Module):
         self.mean = [255.0 * value for value in backbone.mean]
         self.std = [255.0 * value for value in backbone.std]
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return embeddings [N, D]."""
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both."""
         # Cast before transposing: TensorRT refuses a Transpose of uint8.
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
         x = (pixels.to(torch.float32).permute(0, 3, 1, 2) - mean) / std
         dtype = next(self.model.visual.parameters()).dtype
-        return nn.functional.normalize(self.model.encode_image(x.to(dtype)).float(), dim=-1)
+        seen = self.model.visual.forward_intermediates(x.to(dtype), normalize_intermediates=False)
+        layers = seen["image_intermediates"]  # maps [N, C, h, w] of every stage or block
+        pooled = []
+        for layer in (layers[len(layers) // 2].float(), layers[len(layers) * 3 // 4].float()):
+            mean = layer.mean(dim=(2, 3), keepdim=True)
+            pooled += [mean[:, :, 0, 0], ((layer - mean) ** 2).mean(dim=(2, 3)).add(1e-6).sqrt()]
+        return nn.functional.normalize(seen["image_features"].float(), dim=-1), torch.cat(pooled, dim=1)
+
+
+def count_intermediates(backbone: Backbone) -> int:
+    """Return how many intermediates the backbone's image tower gives per picture."""
+    with torch.inference_mode():
+        return int(ImageEncoder(backbone)(example_pixels(backbone.size, 1))[1].shape[1])
 
 
 class TextEncoder(nn.Module):
@@ -62,8 +81,8 @@ class TextEncoder(nn.Module):
 
 def export_onnx(
     module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path, precision: str = "fp32"
-) -> Parity:
-    """Write ``module`` to ``path`` with the signature's tensor names and a dynamic batch, and check it.
+) -> list[Parity]:
+    """Write ``module`` to ``path`` with the signature's tensor names and a dynamic batch, and check every output.
 
     ``example`` is one valid batch of at least 2 rows. ``precision`` fp32 stores large weights in half precision, cast
     when the graph is loaded: half the file, and no cost afterwards. fp16 computes in half precision too, with casts in
@@ -72,17 +91,16 @@ def export_onnx(
     Raises:
         ParityError: ONNX Runtime's rows are not those of PyTorch in fp32.
     """
-    (wanted,), (produced,) = model.inputs, model.outputs
+    (wanted,) = model.inputs
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with torch.inference_mode():
-        expected = module.eval()(example).numpy()
+    expected = run_module(module.eval(), example)
     batch = torch.export.Dim("batch", min=1, max=model.max_batch_size)
     program = torch.onnx.export(
         copy.deepcopy(module).half() if precision == "fp16" else module,
         (example,),
         dynamo=True,
         input_names=[wanted.name],
-        output_names=[produced.name],
+        output_names=[produced.name for produced in model.outputs],
         dynamic_shapes=({0: batch},),
         verbose=False,
     )
@@ -97,9 +115,16 @@ def export_onnx(
     partial = path.with_suffix(".partial")
     onnx.save(graph, partial)
     actual = run_graph(partial, model, example.numpy(), optimised=precision == "fp32")
-    parity = compare(model.name, precision, expected, actual)
+    parities = compare(model, precision, expected, actual)
     partial.replace(path)
-    return parity
+    return parities
+
+
+@torch.inference_mode()
+def run_module(module: nn.Module, rows: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+    """Return every output's rows [N, ...] of a module that returns a tensor or a tuple of them."""
+    results = module(rows)
+    return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
 
 
 def strip_traces(graph: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Parity:
     """
 
     model: str
+    output: str
     precision: str
     rows: int
     lowest_cosine: float
@@ -38,35 +40,50 @@ class Parity:
 
 def run_graph(
     path: Path, model: sig.Model, rows: npt.NDArray[np.generic], batch: int = 16, optimised: bool = True
-) -> Floats:
-    """Return the graph's output rows [N, D] float32 on ONNX Runtime's CPU provider.
+) -> list[Floats]:
+    """Return every output's rows [N, D] float32 of a graph on ONNX Runtime's CPU provider.
 
     ``optimised`` runs it as it is served; half-precision graphs, which are for TensorRT, need False: fusing them for
     the CPU crashes ONNX Runtime 1.32 on the attention of ViT-B/32.
     """
     import onnxruntime
 
-    (wanted,), (produced,) = model.inputs, model.outputs
+    (wanted,) = model.inputs
     options = onnxruntime.SessionOptions()
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    parts = [session.run([produced.name], {wanted.name: rows[i : i + batch]})[0] for i in range(0, len(rows), batch)]
-    return np.concatenate(parts)
+    names = [produced.name for produced in model.outputs]
+    parts = [session.run(names, {wanted.name: rows[i : i + batch]}) for i in range(0, len(rows), batch)]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def compare(model: str, precision: str, expected: Floats, actual: Floats) -> Parity:
-    """Return how close ``actual`` [N, D] is to ``expected``; single outputs (D = 1) are compared as one row of N.
+def compare(model: sig.Model, precision: str, expected: Sequence[Floats], actual: Sequence[Floats]) -> list[Parity]:
+    """Return how close each output of an artefact is to its source's, both in the signature's order.
 
     Raises:
         ParityError: the shapes differ or the lowest cosine is below that of the precision.
     """
+    return [
+        compare_rows(model.name, tensor.name, precision, a, b)
+        for tensor, a, b in zip(model.outputs, expected, actual, strict=True)
+    ]
+
+
+def compare_rows(model: str, output: str, precision: str, expected: Floats, actual: Floats) -> Parity:
+    """Return how close ``actual`` [N, D] is to ``expected``; single values (D = 1) are compared as one row of N.
+
+    Raises:
+        ParityError: as :func:`compare`.
+    """
     if actual.shape != expected.shape:
-        raise ParityError(f"{model}: the {precision} graph gives {actual.shape}, its source {expected.shape}")
+        shapes = f"{actual.shape}, its source {expected.shape}"
+        raise ParityError(f"{model}: {output} of the {precision} graph gives {shapes}")
     a, b = (x.reshape(1, -1) if x.shape[1] == 1 else x for x in (expected, actual))
     cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
     parity = Parity(
         model=model,
+        output=output,
         precision=precision,
         rows=len(expected),
         lowest_cosine=float(cosine.min()),
@@ -75,7 +92,9 @@ def compare(model: str, precision: str, expected: Floats, actual: Floats) -> Par
     )
     lowest = LOWEST_COSINE[precision]
     if not parity.lowest_cosine >= lowest:
-        raise ParityError(f"{model}: cosine {parity.lowest_cosine:.5f} of the {precision} graph is below {lowest}")
+        raise ParityError(
+            f"{model}: cosine {parity.lowest_cosine:.5f} of {output} in the {precision} graph is below {lowest}"
+        )
     return parity
 
 

@@ -40,15 +40,16 @@ class InProcessDetector:
             check_repository(repository, "cpu")
             self.bank, self.calibration, self.versions = load_judgement(repository)
 
-    def embed(self, views: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return CLIP embeddings [N, D] of views uint8 [N, 224, 224, 3]."""
-        return self._networks[sig.CLIP_IMAGE.name](views)
+    def embed(self, views: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Return CLIP embeddings [N, D] and intermediates [N, I] of views uint8 [N, 224, 224, 3]."""
+        embeddings, intermediates = self._networks[sig.CLIP_IMAGE.name](views)
+        return embeddings, intermediates
 
     def score_faces(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return face logits [N] of crops uint8 [N, 224, 224, 3]; N may be 0."""
         if not len(crops):
             return np.zeros(0, np.float32)
-        return self._networks[sig.FACE_CNN.name](crops)[:, 0]
+        return self._networks[sig.FACE_CNN.name](crops)[0][:, 0]
 
     def score_whole(self, batch: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Return the face CNN's logits [N] of whole files squeezed to its input: for files that are face crops.
@@ -65,7 +66,7 @@ class InProcessDetector:
             ImageError: an image is refused.
         """
         prepared: list[Prepared] = list(self._pool.map(prepare, batch))
-        embeddings = self.embed(np.stack([p.view for p in prepared]))
+        embeddings, intermediates = self.embed(np.stack([p.view for p in prepared]))
         crops = [crop for p in prepared for crop in p.crops]
         logits = iter(self.score_faces(np.stack(crops)) if crops else np.zeros(0, np.float32))
         return [
@@ -74,12 +75,13 @@ class InProcessDetector:
                 image=p.image,
                 measurements=p.measurements,
                 embedding=embedding,
+                intermediates=middle,
                 boxes=p.boxes,
                 face_logits=[float(next(logits)) for _ in p.boxes],
                 timings_ms=p.timings_ms,
                 texture=p.texture,
             )
-            for p, embedding in zip(prepared, embeddings, strict=True)
+            for p, embedding, middle in zip(prepared, embeddings, intermediates, strict=True)
         ]
 
     def detect(self, batch: Sequence[bytes]) -> list[Verdict]:

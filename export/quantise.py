@@ -60,7 +60,7 @@ def _folded(source: Path, folder: Path) -> Path:
     return path
 
 
-def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> Parity:
+def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> list[Parity]:
     """Write the int8 graph of ``source`` to ``path`` when it passes its gate, and return how close it is.
 
     ``images`` are uint8 [N, 224, 224, 3] as the server would hand them over, in random order.
@@ -80,7 +80,7 @@ def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> Pari
             _quantise(source, model, calibrating, partial, kept)
             try:
                 # Judged as it is served: in the CPU profile's runtime, bfloat16 included where there is any.
-                parity = compare(model.name, "int8", expected, Network(partial)(held_out))
+                parities = compare(model, "int8", expected, Network(partial)(held_out))
                 break
             except ParityError:
                 if kept == _KEPT_IN_FLOAT[-1]:
@@ -88,7 +88,7 @@ def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> Pari
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return parity
+    return parities
 
 
 def _quantise(source: Path, model: sig.Model, images: Pixels, path: Path, kept_in_float: int) -> None:

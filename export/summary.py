@@ -16,7 +16,7 @@ from .datasets import LABELS, Sample
 from .metrics import best_threshold, bootstrap, expected_calibration_error, roc_auc, score
 
 #: The fused answer, then each signal alone; ``face_whole`` is the face CNN on the whole file, for sets of face crops.
-SIGNALS = ("fused", "clip", "clip_head", "texture", "face", "face_whole", "ela", "blur", "noise")
+SIGNALS = ("fused", "clip", "clip_head", "clip_layers", "texture", "face", "face_whole", "ela", "blur", "noise")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def plain(value: float) -> float | None:
 
 def format_table(reports: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table: one row per tier and source."""
-    columns = ("clip", "clip_head", "texture", "face", "face_whole")
+    columns = ("clip", "clip_head", "clip_layers", "texture", "face", "face_whole")
     lines = [
         "| tier | source | images | fitted on | AUC (95%) | accuracy | real accuracy | F1 | ECE | "
         + " | ".join(f"{c} AUC" for c in columns)

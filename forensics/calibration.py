@@ -79,7 +79,8 @@ class LinearHead:
 class Calibration:
     """A parsed calibration file; ``version`` is the start of its sha256.
 
-    ``clip_head`` scores CLIP embeddings and ``texture_head`` texture descriptors; either may be absent.
+    ``clip_head`` scores CLIP embeddings, ``layers_head`` the middle layers of its image tower and ``texture_head``
+    texture descriptors; any may be absent.
     """
 
     version: str
@@ -93,6 +94,7 @@ class Calibration:
     band: tuple[float, float]
     clip_temperature: float
     clip_head: LinearHead | None
+    layers_head: LinearHead | None
     texture_head: LinearHead | None
     source: dict[str, Any]
 
@@ -127,6 +129,7 @@ def load_calibration(path: Path) -> Calibration:
             band=(float(document["band"][0]), float(document["band"][1])),
             clip_temperature=float(document["clip"]["temperature"]),
             clip_head=_head(document["clip"]["head"]),
+            layers_head=_head(document["clip"].get("layers_head")),
             texture_head=_head(document["texture"]["head"]),
             source=document["source"],
         )

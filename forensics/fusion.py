@@ -43,6 +43,7 @@ class Observation:
     face_logits: Sequence[float]
     timings_ms: Mapping[str, float]
     texture: Floats | None = None
+    intermediates: Floats | None = None
 
 
 def face_share(boxes: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
@@ -82,12 +83,14 @@ def signal_values(
     """Return the value of every applicable term of the fusion, by name, given the CLIP logits [2 + categories].
 
     ``clip`` is the zero-shot margin (deepfake - real) in logits, ``clip_head`` the linear head's logit on the same
-    embedding, ``texture`` that of the texture descriptor, ``face`` the highest face logit, and the forensic signals are
-    their percentiles in -1..1.
+    embedding, ``clip_layers`` that on the middle layers of the image tower, ``texture`` that of the texture descriptor,
+    ``face`` the highest face logit, and the forensic signals are their percentiles in -1..1.
     """
     values = {"clip": float(logits[1] - logits[0])}
     if calibration.clip_head is not None:
         values["clip_head"] = calibration.clip_head.score(seen.embedding)
+    if calibration.layers_head is not None and seen.intermediates is not None:
+        values["clip_layers"] = calibration.layers_head.score(seen.intermediates)
     if calibration.texture_head is not None and seen.texture is not None:
         values["texture"] = calibration.texture_head.score(seen.texture)
     if len(seen.face_logits):

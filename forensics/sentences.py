@@ -10,6 +10,10 @@ from .contract import Evidence, Signal
 _CLAUSES = {
     "clip": ("CLIP favoring 'deepfake'", "CLIP favoring 'real'"),
     "clip_head": ("an embedding like those of generated pictures", "an embedding like those of real pictures"),
+    "clip_layers": (
+        "fine structure like that of generated pictures",
+        "fine structure like that of real pictures",
+    ),
     "texture": (
         "texture statistics like those of generated pictures",
         "texture statistics like those of real pictures",

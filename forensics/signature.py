@@ -11,6 +11,7 @@ from dataclasses import dataclass
 CLIP_SIZE = 224
 FACE_SIZE = 224
 EMBEDDING = 256
+INTERMEDIATES = 304
 CONTEXT = 32
 MAX_FACES = 16
 
@@ -42,6 +43,8 @@ CLIP_VIEW = Tensor("CLIP_VIEW", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
 FACES = Tensor("FACES", "UINT8", (-1, FACE_SIZE, FACE_SIZE, 3))
 FACE_COUNT = Tensor("FACE_COUNT", "INT32", (1,))
 FACE_LOGITS = Tensor("FACE_LOGITS", "FP32", (-1,))
+#: Mean and deviation of each channel of two middle layers of CLIP's image tower.
+INTERMEDIATES_OUT = Tensor("INTERMEDIATES", "FP32", (INTERMEDIATES,))
 CLIP_PIXELS = Tensor("PIXELS", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
 FACE_PIXELS = Tensor("PIXELS", "UINT8", (FACE_SIZE, FACE_SIZE, 3))
 TOKENS = Tensor("TOKENS", "INT32", (CONTEXT,))
@@ -50,13 +53,13 @@ LOGIT = Tensor("LOGIT", "FP32", (1,))
 
 DETECTOR = Model("detector", (IMAGE,), (VERDICT, FAKE_PROBABILITY), 32)
 PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, CLIP_VIEW, FACES, FACE_COUNT), 32)
-CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT,), 64)
+CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT, INTERMEDIATES_OUT), 64)
 CLIP_TEXT = Model("clip_text", (TOKENS,), (EMBEDDING_OUT,), 64)
 FACE_CNN = Model("face_cnn", (FACE_PIXELS,), (LOGIT,), 64)
 #: The same network for explanations, which wait for verdicts; see its configurations.
 FACE_CNN_EXPLAIN = Model("face_cnn_explain", (FACE_PIXELS,), (LOGIT,), 64)
 FACES_MODEL = Model("faces", (FACES, FACE_COUNT), (FACE_LOGITS,), 32)
-FUSION = Model("fusion", (FACTS, EMBEDDING_OUT, FACE_LOGITS), (VERDICT, FAKE_PROBABILITY), 32)
+FUSION = Model("fusion", (FACTS, EMBEDDING_OUT, INTERMEDIATES_OUT, FACE_LOGITS), (VERDICT, FAKE_PROBABILITY), 32)
 
 MODELS = {
     m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACE_CNN_EXPLAIN, FACES_MODEL, FUSION)

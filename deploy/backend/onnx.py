@@ -25,11 +25,15 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run all requests' rows in one call."""
-        (wanted,), (produced,) = self.model.inputs, self.model.outputs
+        (wanted,) = self.model.inputs
         arrays = [pb_utils.get_input_tensor_by_name(r, wanted.name).as_numpy() for r in requests]
         try:
             results = self.network(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         except Exception as error:  # answered to every request of the batch; the stub goes on
             return [fail(self.model.name, error) for _ in requests]
         bounds = np.cumsum([len(a) for a in arrays])[:-1]
-        return [pb_utils.InferenceResponse([write(produced, part)]) for part in np.split(results, bounds)]
+        parts = zip(*(np.split(rows, bounds) for rows in results), strict=True)
+        return [
+            pb_utils.InferenceResponse([write(t, rows) for t, rows in zip(self.model.outputs, part, strict=True)])
+            for part in parts
+        ]

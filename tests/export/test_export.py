@@ -61,16 +61,16 @@ def test_a_graph_that_computes_something_else_is_refused():
 
     pixels = example_pixels(224)
     with torch.inference_mode():
-        expected = FaceCNN().eval()(pixels).numpy()
+        expected = [FaceCNN().eval()(pixels).numpy()]
     with pytest.raises(ParityError, match="cosine"):
-        compare("face_cnn", "fp32", expected, run_graph(path, sig.FACE_CNN, pixels.numpy()))
+        compare(sig.FACE_CNN, "fp32", expected, run_graph(path, sig.FACE_CNN, pixels.numpy()))
     with pytest.raises(ParityError, match="gives"):
-        compare("face_cnn", "fp32", expected[:3], run_graph(path, sig.FACE_CNN, pixels.numpy()))
+        compare(sig.FACE_CNN, "fp32", [expected[0][:3]], run_graph(path, sig.FACE_CNN, pixels.numpy()))
 
 
 def test_int8_graphs_pass_their_gate_and_too_few_images_are_refused(tmp_path, faces):
     source, target = default_repository() / "face_cnn" / "1" / "model.onnx", tmp_path / "model.int8.onnx"
-    parity = quantise(source, sig.FACE_CNN, faces, target)
+    (parity,) = quantise(source, sig.FACE_CNN, faces, target)
     assert parity.lowest_cosine >= 0.99
     assert parity.rows == len(faces) // 2
     assert target.stat().st_size < 0.75 * source.stat().st_size
@@ -106,7 +106,7 @@ class TestEngines:
         assert [e.model for e in exported.engines] == list(sig.ENGINES)
         assert all(e.target == "sm89" and e.layers > 50 for e in exported.engines)
         fp16 = [p for p in exported.parities if p.precision == "fp16"]
-        assert len(fp16) == 3
+        assert [(p.model, p.output) for p in fp16] == [(n, t.name) for n in sig.ENGINES for t in sig.MODELS[n].outputs]
         assert min(p.lowest_cosine for p in fp16) >= 0.999
         assert any("building face_cnn" in text for text in steps)
         manifest = check_repository(tmp_path, "cpu")
@@ -146,7 +146,7 @@ def test_half_precision_graphs_compute_in_half_precision(tmp_path):
     import onnx
 
     model = load_face_cnn(ExportSettings(output=tmp_path).face_checkpoint)
-    parity = export_onnx(model, example_pixels(224), sig.FACE_CNN, tmp_path / "m.onnx", "fp16")
+    (parity,) = export_onnx(model, example_pixels(224), sig.FACE_CNN, tmp_path / "m.onnx", "fp16")
     assert parity.lowest_cosine >= 0.999
     graph = onnx.load(tmp_path / "m.onnx").graph
     weights = [t for t in graph.initializer if len(t.dims) == 4]
@@ -268,12 +268,16 @@ class TestAnotherBackbone:
             repository / "clip_image/1/model.onnx", sig.CLIP_IMAGE.inputs[0], example_pixels(224, rows=3).numpy()
         )
         assert rows.shape == (3, 512)
+        # mean and deviation of the 768 channels of two blocks
+        assert "dims: [ 3072 ]" in (repository / "clip_image/config.pbtxt").read_text()
+        assert "dims: [ 3072 ]" in (repository / "fusion/config.pbtxt").read_text()
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
 
     def test_clip_terms_fitted_on_another_model_are_left_out(self, exported):
         _, calibration, _ = load_judgement(exported[0])
         assert calibration.clip_head is None
-        assert not {"clip", "clip_head"} & set(calibration.general.terms)
+        assert calibration.layers_head is None
+        assert not {"clip", "clip_head", "clip_layers"} & set(calibration.general.terms)
         assert "not on ViT-B-32" in calibration.source["note"]
 
     def test_its_image_tower_becomes_an_engine(self, exported, tmp_path):
@@ -289,5 +293,5 @@ class TestAnotherBackbone:
         settings = ServerSettings(exported[0], grpc_port=0, http_port=0, metrics_port=0)
         with TritonServer(settings) as server, DetectorClient(server.url) as client:
             verdict = client.detect(encode(cat))
-        assert {"clip", "clip_head"}.isdisjoint(e.signal for e in verdict.evidence)
+        assert {"clip", "clip_head", "clip_layers"}.isdisjoint(e.signal for e in verdict.evidence)
         assert verdict.category.label in verdict.category.scores

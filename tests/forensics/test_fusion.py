@@ -29,6 +29,7 @@ REGIME = {
     "terms": {
         "clip": {"weight": 1.0, "center": 0.0, "scale": 1.0},
         "clip_head": {"weight": 0.5, "center": 0.0, "scale": 1.0},
+        "clip_layers": {"weight": 0.5, "center": 0.0, "scale": 1.0},
         "texture": {"weight": 0.5, "center": 0.0, "scale": 1.0},
         "face": {"weight": 1.5, "center": 0.0, "scale": 2.0},
         "ela": {"weight": 1.0, "center": 0.0, "scale": 0.5},
@@ -43,7 +44,11 @@ DOCUMENT = {
     "band": [0.4, 0.75],
     "readings": {"low": 10, "high": 90},
     "fusion": {"close_up_share": 0.5, "close_up": {**REGIME, "bias": -0.8}, "general": REGIME},
-    "clip": {"temperature": 1.0, "head": {"weights": [1.0, -1.0, 0.0], "bias": 0.1}},
+    "clip": {
+        "temperature": 1.0,
+        "head": {"weights": [1.0, -1.0, 0.0], "bias": 0.1},
+        "layers_head": {"weights": [1.0, 2.0], "bias": -0.2},
+    },
     "texture": {"head": {"weights": [0.5] + [0.0] * 103, "bias": -0.5}},
     "percentiles": {
         name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]}
@@ -62,7 +67,7 @@ def calibration(tmp_path):
     return load_calibration(path)
 
 
-def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, texture=1.0, **values):
+def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, texture=1.0, intermediates=(0.1, 0.2), **values):
     measurements = {n: Measurement(values.get(n, 10.0)) for n in ("ela", "blur", "noise")}
     for name, value in values.items():
         if value is None:
@@ -71,7 +76,15 @@ def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, texture=1.0, **values
     facts = ImageFacts("0" * 64, "JPEG", side, side, 1000)
     vector = None if texture is None else np.r_[np.float32(texture), np.zeros(SIZE - 1, np.float32)]
     return Observation(
-        "id", facts, measurements, np.array(embedding, np.float32), boxes, faces, {"decode": 1.0}, vector
+        "id",
+        facts,
+        measurements,
+        np.array(embedding, np.float32),
+        boxes,
+        faces,
+        {"decode": 1.0},
+        vector,
+        None if intermediates is None else np.array(intermediates, np.float32),
     )
 
 
@@ -87,6 +100,7 @@ def test_evidence_replays_to_the_same_probability(calibration):
             blur=rng.uniform(0, 25),
             noise=rng.uniform(0, 25),
             texture=rng.choice([None, rng.normal()]),
+            intermediates=None if rng.random() < 0.3 else rng.normal(size=2),
         )
         verdict = Verdict.from_json(fuse(seen, BANK, calibration, VERSIONS).to_json())
         assert replay(verdict.evidence) == pytest.approx(verdict.fake_probability, abs=1e-6)
@@ -127,6 +141,16 @@ def test_close_ups_and_other_pictures_are_weighed_apart(calibration):
     assert biases == [-1.0, -1.0, -0.8, -1.0]
     assert face_share([(0, 0, 4, 6), (0, 0, 8, 2)], 16, 20) == 0.5
     assert face_share([], 16, 20) == 0.0
+
+
+def test_middle_layers_count_by_their_head_and_not_where_there_are_none(calibration):
+    verdict = fuse(observe(intermediates=(1.0, 0.5)), BANK, calibration, VERSIONS)
+    item = next(e for e in verdict.evidence if e.signal == "clip_layers")
+    assert item.value == pytest.approx(1.0 + 2.0 * 0.5 - 0.2)
+    assert item.contribution == pytest.approx(0.5 * item.value)
+    assert "fine structure" in item.text
+    without = fuse(observe(intermediates=None), BANK, calibration, VERSIONS)
+    assert "clip_layers" not in {e.signal for e in without.evidence}
 
 
 def test_texture_counts_by_its_head_and_not_where_there_is_none(calibration):

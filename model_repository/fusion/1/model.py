@@ -39,9 +39,8 @@ class TritonPythonModel:
 
     def _answer(self, request):
         facts = [json.loads(f) for f in serving.read(request, sig.FACTS).ravel()]
-        embeddings = serving.read(request, sig.EMBEDDING_OUT)
-        logits = serving.read(request, sig.FACE_LOGITS)
-        verdicts = [self._judge(request.request_id(), *row) for row in zip(facts, embeddings, logits, strict=True)]
+        rows = [serving.read(request, t) for t in (sig.EMBEDDING_OUT, sig.INTERMEDIATES_OUT, sig.FACE_LOGITS)]
+        verdicts = [self._judge(request.request_id(), *row) for row in zip(facts, *rows, strict=True)]
         return pb_utils.InferenceResponse(
             [
                 serving.write(sig.VERDICT, [v.to_json() for v in verdicts]),
@@ -49,7 +48,7 @@ class TritonPythonModel:
             ]
         )
 
-    def _judge(self, request_id, facts, embedding, logits):
+    def _judge(self, request_id, facts, embedding, intermediates, logits):
         boxes = [tuple(box) for box in facts["boxes"]]
         waited = round((time.time() - facts["received"]) * 1e3, 3)
         seen = Observation(
@@ -57,6 +56,7 @@ class TritonPythonModel:
             image=ImageFacts(**facts["image"]),
             measurements={name: Measurement(**m) for name, m in facts["measurements"].items()},
             embedding=embedding,
+            intermediates=intermediates,
             boxes=boxes,
             face_logits=[float(v) for v in logits[: len(boxes)]],
             timings_ms={**facts["timings_ms"], "networks": waited},

@@ -61,11 +61,16 @@ class Scaled:
     full_scale: float
 
 
+def smooth(result: Attribution) -> Values:
+    """Return the values float32 [H, W] as they are looked at: maps of single pixels' gradients are blurred."""
+    if result.method not in _SMOOTHED:
+        return result.values
+    return np.asarray(cv2.GaussianBlur(result.values, (0, 0), SMOOTHING), dtype=np.float32)
+
+
 def scale(result: Attribution) -> Scaled:
     """Return the map on the common scale; a map of zeros stays zero."""
-    values = result.values
-    if result.method in _SMOOTHED:
-        values = np.asarray(cv2.GaussianBlur(values, (0, 0), SMOOTHING), dtype=np.float32)
+    values = smooth(result)
     full = float(np.percentile(np.abs(values), PERCENTILE))
     if full <= 0.0:
         full = float(np.abs(values).max()) or 1.0

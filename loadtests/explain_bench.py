@@ -1,66 +1,37 @@
-"""``veridict bench-explain``: seconds per method, whether maps point at a planted patch, and what a busy worker costs.
-
-The pointing game (Zhang et al. 2018) is played on pictures of faces with one manipulated square: a map wins where its
-strongest vote for fake lies inside the square. A blind map wins as often as the square's share of the explained area.
-"""
+"""``veridict bench-explain``: seconds per method, whether maps point at a planted patch, what a busy worker costs."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
+import multiprocessing
 import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
 from veridict.deploy.repository import RepositoryError
-from veridict.explain.attribution import Attribution, Budget
-from veridict.explain.client import ExplanationClient
+from veridict.explain.attribution import Budget
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import METHODS, run_method
 from veridict.explain.models import Models, set_threads
-from veridict.explain.render import scale
-from veridict.explain.settings import QueueSettings
-from veridict.explain.subject import Subject, read_subject
+from veridict.explain.subject import read_subject
 
-from .bench import describe_machine, photograph
+from .beside_worker import measure_verdicts
+from .machine import describe_machine
+from .pictures import photograph
+from .pointing_game import KINDS, Kind, Outcome, encode_jpeg, play_turn, table
 
-Pixels = npt.NDArray[np.uint8]
 #: The four methods the time limit of one face is about.
 CORE = ("saliency", "integrated_gradients", "shap", "lime")
-#: The patch is smoother than its surroundings, so these two maps point with their lowest value.
-LOW_POINTS = frozenset({"noise", "sharpness"})
-_SHARE = 1 / 3
-
-
-@dataclass(frozen=True)
-class Game:
-    """One picture of the pointing game: the subject, the square [x, y, side] in it, and the clean picture."""
-
-    subject: Subject
-    square: tuple[int, int, int]
-    clean: Subject
-
-
-def encode_jpeg(pixels: Pixels, quality: int = 92) -> bytes:
-    """Return a JPEG file of RGB pixels."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+#: Pictures whose explanations keep the worker busy; more than it can finish while it is watched.
+_WORKLOAD = 60
+_SEED = 17
 
 
 def face_pictures(folder: Path | None, count: int) -> list[bytes]:
@@ -91,61 +62,6 @@ def face_pictures(folder: Path | None, count: int) -> list[bytes]:
     return varied
 
 
-def plant(data: bytes, rng: np.random.Generator) -> Game:
-    """Manipulate a square a third as wide as the face crop: mirrored, resampled and toned, the steps of a face swap."""
-    clean = read_subject(data)
-    x, y, side, _ = clean.face_region
-    patch = max(8, round(side * _SHARE))
-    left, top = (int(start + rng.integers(side // 8, side - patch - side // 8 + 1)) for start in (x, y))
-    pixels = clean.image.pixels.copy()
-    part = np.ascontiguousarray(pixels[top : top + patch, left : left + patch][:, ::-1])
-    small = cv2.resize(part, (max(4, patch * 2 // 5),) * 2, interpolation=cv2.INTER_AREA)
-    soft = cv2.resize(small, (patch, patch), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    pixels[top : top + patch, left : left + patch] = np.clip(soft * [1.06, 1.0, 0.95] + 4, 0, 255).astype(np.uint8)
-    subject = read_subject(encode_jpeg(pixels))
-    subject.__dict__["boxes"] = clean.boxes  # the crop stays where it was, whatever the finder makes of the patch
-    return Game(subject, (left, top, patch), clean)
-
-
-def points_at(result: Attribution, square: tuple[int, int, int]) -> bool:
-    """Return whether the map's strongest vote for fake lies in the square [x, y, side] of the picture."""
-    values = scale(result).values
-    x, y, width, height = result.region
-    best = values.argmin() if result.method in LOW_POINTS else values.argmax()
-    row, column = np.unravel_index(best, values.shape)
-    at_x = x + (column + 0.5) * width / values.shape[1]
-    at_y = y + (row + 0.5) * height / values.shape[0]
-    left, top, side = square
-    return bool(left <= at_x < left + side and top <= at_y < top + side)
-
-
-def play(pictures: list[bytes], names: list[str], models: Models, budget: Budget) -> str:
-    """Play the pointing game; return the Markdown table and how the networks react to the patch."""
-    rng = np.random.default_rng(17)
-    hits: dict[str, list[bool]] = {name: [] for name in names}
-    chance: dict[str, list[float]] = {name: [] for name in names}
-    rises = []
-    for number, data in enumerate(pictures):
-        game = plant(data, rng)
-        before, after = (float(models.scorer(s.crop[None])[0]) for s in (game.clean, game.subject))
-        rises.append(after - before)
-        for name in names:
-            result = run_method(name, game.subject, models, budget)
-            hits[name].append(points_at(result, game.square))
-            chance[name].append(game.square[2] ** 2 / (result.region[2] * result.region[3]))
-        print(f"pointing game {number + 1}/{len(pictures)}", file=sys.stderr, flush=True)
-    lines = ["| method | points at the patch | chance |", "| --- | --- | --- |"]
-    for name in names:
-        rate, blind = statistics.fmean(hits[name]), statistics.fmean(chance[name])
-        lines.append(f"| {name} | {rate:.2f} ({sum(hits[name])} of {len(pictures)}) | {blind:.2f} |")
-    higher = sum(rise > 0 for rise in rises)
-    lines.append(
-        f"\nThe patch raises the face CNN's logit in {higher} of {len(pictures)} pictures "
-        f"(median change {statistics.median(rises):+.2f})."
-    )
-    return "\n".join(lines)
-
-
 def time_methods(pictures: list[bytes], names: list[str], models: Models) -> str:
     """Return a Markdown table of seconds and quality per method at default settings, the first call apart."""
     lines = ["| method | first call, s | median s | quality (median) |", "| --- | --- | --- | --- |"]
@@ -162,42 +78,38 @@ def time_methods(pictures: list[bytes], names: list[str], models: Models) -> str
     return "\n".join(lines)
 
 
-def measure_verdicts(url: str, rounds: int, seconds: float) -> str:
-    """Return verdict latency beside a stopped and a saturated worker, in alternating blocks of ``seconds``."""
-    data = photograph(640, 480)
-    with tempfile.TemporaryDirectory(prefix="veridict-") as folder:
-        settings = QueueSettings(state=Path(folder), lease=60.0)
-        command = [sys.executable, "-m", "veridict.client.cli", "worker", "--state", folder, "--port", "0"]
-        with subprocess.Popen(
-            [*command, "--url", url, "--lease", "60"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as worker:
-            assert worker.stdout is not None
-            worker.stdout.readline()
-            samples: dict[str, list[float]] = {"idle": [], "busy": []}
-            with (
-                ExplanationClient(settings) as queue,
-                DetectorClient(config=ClientConfig(url, deadline=60.0)) as client,
-            ):
-                for picture in face_pictures(None, 12):
-                    queue.submit(picture, CORE)
-                time.sleep(10)  # the worker has loaded its networks
-                for _ in range(rounds):
-                    for state, number in (("idle", signal.SIGSTOP), ("busy", signal.SIGCONT)):
-                        os.kill(worker.pid, number)
-                        time.sleep(1.5)  # what the server still had to score is done
-                        ends = time.monotonic() + seconds
-                        while (started := time.monotonic()) < ends:
-                            client.detect(data)
-                            samples[state].append(1e3 * (time.monotonic() - started))
-                waiting = sum(queue.queue.streams["live"].waiting())
-            worker.terminate()
-            worker.wait()
-    lines = ["| worker | verdicts | p50 ms | p95 ms |", "| --- | --- | --- | --- |"]
-    for state, taken in samples.items():
-        p50, p95 = np.percentile(taken, (50, 95))
-        lines.append(f"| {state} | {len(taken)} | {p50:.0f} | {p95:.0f} |")
-    lines.append("" if waiting else "\nThe worker ran out of jobs before the end: the busy figures are too low.")
-    return "\n".join(lines)
+_models: Models
+
+
+def _start_player(url: str) -> None:
+    global _models
+    set_threads(1)
+    _models = Models(url=url)
+
+
+def _play(data: bytes, kind: Kind, seed: int, names: Sequence[str], budget: Budget) -> Outcome:
+    return play_turn(data, kind, seed, names, _models, budget)
+
+
+def play(pictures: Sequence[bytes], names: Sequence[str], url: str, budget: Budget, processes: int) -> str:
+    """Play the pointing game with both kinds of square in every picture, in ``processes`` processes; return its table.
+
+    Raises:
+        ExplainError: a method failed.
+    """
+    turns = [(data, kind, _SEED + number) for number, data in enumerate(pictures) for kind in KINDS]
+    outcomes = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, _start_player, (url,)) as pool:
+        waiting = [pool.submit(_play, *turn, names, budget) for turn in turns]
+        try:
+            for number, job in enumerate(as_completed(waiting)):
+                outcomes.append(job.result())
+                print(f"pointing game {number + 1}/{len(turns)}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return table(outcomes, names)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,17 +119,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--faces", type=Path, help="folder of real faces (default: variations of scikit-image's astronaut)"
     )
     parser.add_argument("--repeats", type=int, default=4, help="timed calls per method (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=40, help="gradients per map of the pointing game")
+    parser.add_argument("--steps", type=int, default=24, help="gradients per map of the pointing game")
     parser.add_argument("--samples", type=int, default=150, help="perturbed pictures per map of the pointing game")
-    parser.add_argument("--rounds", type=int, default=4, help="blocks of verdict latency per state; 0 leaves them out")
-    parser.add_argument("--seconds", type=float, default=6.0, help="length of one block (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=12, help="rounds of verdict latency (default: %(default)s); 0 leaves them out"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of one block (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
+
+
+def _check(arguments: argparse.Namespace) -> str:
+    """Return what is wrong with the arguments, or an empty string."""
+    if arguments.repeats < 2 or arguments.images < 0 or arguments.rounds < 0:
+        return "--repeats must be at least 2, --images and --rounds not negative"
+    if arguments.seconds < 0.5:
+        return "--seconds must be at least 0.5: a block needs answers enough for a 95th percentile"
+    if arguments.faces is not None and not arguments.faces.is_dir():
+        return f"no such folder: {arguments.faces}"
+    return ""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print the tables; return 0, or 1 when the server or a method fails."""
-    if arguments.repeats < 2 or arguments.images < 0:
-        print("veridict bench-explain: --repeats must be at least 2 and --images not negative", file=sys.stderr)
+    if wrong := _check(arguments):
+        print(f"veridict bench-explain: {wrong}", file=sys.stderr)
         return 2
     set_threads(arguments.threads)
     names = list(METHODS)
@@ -232,12 +157,20 @@ def run(arguments: argparse.Namespace) -> int:
             parts.append("## Seconds\n\n" + time_methods(pictures[: arguments.repeats], names, models))
             if arguments.images:
                 budget = Budget(steps=arguments.steps, samples=arguments.samples)
-                table = play(pictures[: arguments.images], names, models, budget)
+                processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+                found = play(pictures[: arguments.images], names, server.url, budget, processes)
                 head = f"## Pointing game\n\nBudget: {budget.steps} steps, {budget.samples} samples.\n\n"
-                parts.append(head + table)
+                parts.append(head + found)
             if arguments.rounds:
-                table = measure_verdicts(server.url, arguments.rounds, arguments.seconds)
-                parts.append("## Verdict latency beside one worker\n\n" + table)
+                found = measure_verdicts(
+                    server.url,
+                    photograph(640, 480),
+                    face_pictures(None, _WORKLOAD),
+                    CORE,
+                    arguments.rounds,
+                    arguments.seconds,
+                )
+                parts.append("## Verdict latency beside one worker\n\n" + found)
     except (LaunchError, RepositoryError, ExplainError, ValueError) as error:
         print(f"veridict bench-explain: {error}", file=sys.stderr)
         return 1

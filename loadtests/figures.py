@@ -15,7 +15,8 @@ from .load import Block
 class Row:
     """One line of the serving table: latencies in milliseconds, memory in MiB, ``cores`` busy on average.
 
-    ``generator`` is the load generator's CPU time in milliseconds per image. None: not measurable for this pipeline.
+    ``cpu`` is CPU time in milliseconds per image, which a busy machine changes less than the rate; ``generator``
+    is the load generator's own. None: not measurable for this pipeline.
     """
 
     pipeline: str
@@ -27,6 +28,7 @@ class Row:
     p99: float
     rejected: int
     cores: float | None
+    cpu: float | None
     rss: float | None
     pss: float | None
     generator: float | None
@@ -63,6 +65,7 @@ def summarise(pipeline: str, image: str, concurrency: int, blocks: Sequence[Bloc
     p50, p95, p99 = (float(v) for v in np.percentile(latencies, (50, 95, 99)))
     spent = [b.generator_cpu if in_process else b.server_cpu for b in blocks]
     cores = [cpu / b.seconds for cpu, b in zip(spent, blocks, strict=True) if cpu is not None]
+    each = [1e3 * cpu / b.images for cpu, b in zip(spent, blocks, strict=True) if cpu is not None]
     memory = [b.memory for b in blocks if b.memory is not None]
     return Row(
         pipeline,
@@ -74,6 +77,7 @@ def summarise(pipeline: str, image: str, concurrency: int, blocks: Sequence[Bloc
         p99,
         sum(b.rejected for b in blocks),
         statistics.median(cores) if cores else None,
+        statistics.median(each) if each else None,
         max(m.rss for m in memory) if memory else None,
         max(m.pss for m in memory) if memory else None,
         None if in_process else 1e3 * statistics.median(b.generator_cpu / b.images for b in blocks),
@@ -135,6 +139,7 @@ def serving_table(rows: Iterable[Row]) -> str:
         "p99 ms",
         "rejected",
         "cores busy",
+        "CPU ms/image",
         "RSS MiB",
         "PSS MiB",
         "generator ms/image",
@@ -150,6 +155,7 @@ def serving_table(rows: Iterable[Row]) -> str:
             show(row.p99),
             str(row.rejected),
             show(row.cores, 2),
+            show(row.cpu),
             show(row.rss, 0),
             show(row.pss, 0),
             show(row.generator, 2),

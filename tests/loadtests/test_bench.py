@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 import pytest
 
@@ -172,7 +173,7 @@ def test_a_row_is_made_of_medians_over_rounds_and_percentiles_over_requests():
     ]
     row = figures.summarise("served", "640x480", 8, blocks)
     assert (row.images_per_second, row.p50, row.rejected) == (20, 3.5, 2)
-    assert (row.cores, row.rss, row.pss) == (1.0, 120, 90)
+    assert (row.cores, row.cpu, row.rss, row.pss) == (1.0, 50.0, 120, 90)
     assert row.generator == pytest.approx(1e3 * 0.5 / 40)
     assert row.p99 == pytest.approx(np.percentile([1, 2, 3, 4, 5, 6], 99))
 
@@ -180,7 +181,7 @@ def test_a_row_is_made_of_medians_over_rounds_and_percentiles_over_requests():
 def test_the_bare_loop_spends_the_generators_time_and_has_no_memory_of_its_own():
     row = figures.summarise("bare", "640x480", 1, [block(server=None, generator=3.0)], in_process=True)
     assert (row.cores, row.rss, row.generator) == (1.5, None, None)
-    assert parse(figures.serving_table([row]))[2][-4:] == ["1.50", "-", "-", "-"]
+    assert parse(figures.serving_table([row]))[2][-5:] == ["1.50", "150.0", "-", "-", "-"]
 
 
 def test_ratios_are_drawn_round_by_round():
@@ -305,6 +306,15 @@ def test_forensics_are_compared_at_one_size_and_their_growth_with_that_of_the_pi
     assert (growth.value, growth.met) == (pytest.approx(0.75), False)
     table = parse(forensics_cost.forensics_table({"1920x1080": small}))
     assert table[2] == ["1920x1080", "2.00", "1.00", "8.0", "4.0", "500", "250"]
+
+
+def test_forensics_are_timed_both_ways_on_one_thread_which_is_given_back():
+    before = cv2.getNumThreads()
+    found = forensics_cost.time_forensics(("640x480",), 2, 0.01)["640x480"]
+    assert len(found.ours) == len(found.textbook) == 2
+    assert min(found.ours) >= min(found.decode) > 0
+    assert found.nlm > max(found.textbook) > 0
+    assert cv2.getNumThreads() == before
 
 
 def test_runs_are_timed_in_turns_per_row():

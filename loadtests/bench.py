@@ -46,7 +46,14 @@ from .subjects import Bare, PeerSubject, Served
 
 __all__ = ["SIZES", "add_arguments", "describe_machine", "photograph", "run"]
 
-PARTS = ("serving", "sweeps", "stages", "forensics")
+PARTS = ("serving", "sweeps", "stages", "forensics", "networks")
+#: Parts that need no server.
+_ALONE = {"forensics", "networks"}
+_NO_GPU = (
+    "Not run: nothing here was measured on a GPU. With TensorRT engines in the repository, "
+    "`veridict bench --profile gpu` measures the same lines (without the bare loop and the peers that compute on the "
+    "CPU), and `--networks` adds a column where onnxruntime has its CUDA provider."
+)
 
 
 @dataclass
@@ -74,7 +81,11 @@ class Report:
         """Return the whole report."""
         head = self.header()
         lines = (f"`{head['command']}`, {head['date']}", *(f"{k.title()}: {head[k]}" for k in ("machine", "versions")))
-        parts = ["\n".join(f"{line}." for line in lines), *(f"## {title}\n\n{text}" for title, text in self.sections)]
+        parts = [
+            "# Serving benchmark",
+            "\n\n".join(f"{line}." for line in lines),
+            *(f"## {title}\n\n{text}" for title, text in self.sections),
+        ]
         return "\n\n".join(parts) + "\n"
 
     def to_json(self) -> str:
@@ -147,14 +158,19 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.networks:
             networks(arguments, report)
         else:
-            if any(part != "forensics" for part in arguments.parts):
+            if set(arguments.parts) - _ALONE:
                 with ExitStack() as stack:
                     measure_served(arguments, report, stack)
             if "forensics" in arguments.parts:
                 found = time_forensics((SMALL, LARGE), arguments.rounds, arguments.seconds)
                 report.ratios += compare_forensics(found)
                 report.add("Decoding and forensics on one thread", forensics_table(found))
-            report.sections.insert(0, ("Comparisons", ratio_table(report.ratios)))
+            if "networks" in arguments.parts:
+                networks(arguments, report)
+            if report.ratios:
+                report.sections.insert(0, ("Comparisons", ratio_table(report.ratios)))
+        if arguments.profile != "gpu":
+            report.add("GPU", _NO_GPU)
     except (LaunchError, RepositoryError, PeerError, InferenceServerException, RuntimeError) as error:
         print(f"veridict bench: {error}", file=sys.stderr)
         return 1

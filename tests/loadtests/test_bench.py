@@ -356,7 +356,7 @@ def test_a_report_says_what_ran_where():
     report.ratios.append(figures.Ratio("a / b", "s", 2.0, 1.0, 3.0, 1.5))
     report.add("Comparisons", figures.ratio_table(report.ratios))
     text, document = report.to_markdown(), json.loads(report.to_json())
-    assert text.startswith("`veridict bench --rounds 1`, 20")
+    assert text.startswith("# Serving benchmark\n\n`veridict bench --rounds 1`, 20")
     assert f"numpy {np.__version__}" in text
     assert "\n## Comparisons\n" in text
     assert document["ratios"][0]["met"] is True

@@ -54,8 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=9464, help="port of metrics and health; 0 picks a free one")
 
 
+def _check(arguments: argparse.Namespace) -> str:
+    """Return what is wrong with the numbers of the command line, or an empty string."""
+    ranges = {"batch": (1, 64), "threads": (1, 1024), "grace": (0.0, 3600.0), "port": (0, 65535), "nice": (0, 19)}
+    for name, (low, high) in ranges.items():
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            return f"--{name} must be {low:g}..{high:g}, not {value:g}"
+    return ""
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Work until SIGTERM or Ctrl-C; return 0, or 1 with the reason on standard error."""
+    """Work until SIGTERM or Ctrl-C; return 0, 1 with the reason on standard error, or 2 on usage errors."""
+    if wrong := _check(arguments):
+        print(f"veridict worker: {wrong}", file=sys.stderr)
+        return 2
     # One thread per pool unless the operator says otherwise: oversubscribed cores would slow verdicts down.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
@@ -70,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"veridict worker: {error}; pip install 'veridict[explain]'", file=sys.stderr)
         return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    set_threads(max(1, arguments.threads))
+    set_threads(arguments.threads)
     embedded: EmbeddedRedis | None = None
     # Its thread starts before the priority falls and keeps its own: clients wait for the Redis that it starts.
     starter = ThreadPoolExecutor(1)
@@ -105,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.nice is None:
         yield_cores()
     else:
-        os.nice(max(0, arguments.nice))
+        os.nice(arguments.nice)
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)

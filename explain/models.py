@@ -58,7 +58,8 @@ def clip_margin_module(backbone: Any, prompts: Any) -> Any:
             self.register_buffer("direction", direction)
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return (self.encoder(pixels) @ self.direction)[:, None]
+            embedding, _ = self.encoder(pixels)
+            return (embedding @ self.direction)[:, None]
 
     return ClipMargin().eval()
 

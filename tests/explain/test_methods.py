@@ -137,6 +137,15 @@ def test_occlusion_finds_the_only_region_that_matters(subject):
     assert run_method("clip_occlusion", subject, Models(clip=Linear(weights)), SMALL).settings["stride"] > 16
 
 
+def test_the_bundled_clip_is_explained_by_its_own_margin(subject):
+    models = Models()
+    result = run_method("clip_occlusion", subject, models, Budget(samples=20))
+    with torch.inference_mode():
+        margin = models.clip(torch.from_numpy(subject.view.copy()).float()[None])
+    assert margin.shape == (1, 1)
+    assert result.score == pytest.approx(margin.item(), abs=1e-3)
+
+
 def test_grad_cam_is_the_feature_map_times_its_mean_gradient(subject):
     result = run_method("grad_cam", subject, Models(face=OneFeature()), SMALL)
     gradient = 3.0 / (224 * 224)

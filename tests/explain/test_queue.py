@@ -295,6 +295,14 @@ def test_the_jobs_command(settings, client, worker, pictures, capsys):
     assert main(["jobs", "dead", "--state", str(settings.state / "none")]) == 1
 
 
+@pytest.mark.parametrize(
+    "bad", [["--batch", "0"], ["--threads", "-3"], ["--grace", "-1"], ["--port", "99999"], ["--nice", "-5"]]
+)
+def test_a_worker_refuses_numbers_out_of_range(bad, capsys):
+    assert main(["worker", *bad]) == 2
+    assert f"{bad[0]} must be" in capsys.readouterr().err
+
+
 def test_the_client_imports_neither_torch_nor_opencv():
     code = (
         "import sys; from veridict.explain import ExplanationClient, QueueSettings; import veridict.client;"

@@ -50,7 +50,7 @@ _ALL = (
         "face_cnn",
         ".shap_partition",
         "SHAP",
-        "Each region's fair share of the face CNN's answer, found by blurring regions away.",
+        "Each region's fair share of the face CNN's answer, found by replacing regions with blur and grain.",
     ),
     Method(
         "lime",

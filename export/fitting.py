@@ -36,8 +36,10 @@ UNCERTAIN_SHARE = 0.15
 _FOLDS = 5
 _CLIP = 4.0
 #: Inverse L2 strengths, of the heads (set by cross-validation on the general pictures) and of the fusion's few terms.
-HEAD_STRENGTH = 0.01
+HEAD_STRENGTH = 0.03
 _FUSION_STRENGTH = 1.0
+#: Weight of the pictures that the heads are to say nothing of, against those they learn from.
+_SILENCE = 4.0
 
 
 @dataclass(frozen=True)
@@ -183,10 +185,10 @@ def folds(table: Table, seed: int) -> list[Ints]:
     return [np.flatnonzero(np.isin(table.groups, pictures[test])) for _, test in parts]
 
 
-def _logistic(x: Floats, table: Table, strength: float) -> tuple[Floats, float]:
+def _logistic(x: Floats, labels: Ints, weights: Floats, strength: float) -> tuple[Floats, float]:
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=2000).fit(x, table.labels, sample_weight=table.weights)
+    model = LogisticRegression(C=strength, max_iter=2000).fit(x, labels, sample_weight=weights)
     return model.coef_[0].astype(np.float64), float(model.intercept_[0])
 
 
@@ -194,16 +196,27 @@ def _fit_heads(table: Table, strength: float) -> dict[str, Head]:
     """Fit one linear model on embedding, middle layers and texture together; return it as its additive parts by term.
 
     Together they rank better than models stacked, and a sum still tells what each part contributed. Rows without a
-    texture are left out.
+    texture are left out. Rows of sources that the heads do not learn from count as real and as fake at once: there the
+    heads learn to say nothing, and what they say of other close-ups can be trusted more.
     """
-    part = balance(table.take(np.flatnonzero(table.general & ~np.isnan(table.textures[:, 0]))))
-    vectors = [getattr(part, name) for name in HEADS.values()]
+    known = ~np.isnan(table.textures[:, 0])
+    part = balance(table.take(np.flatnonzero(table.general & known)))
+    silent = table.take(np.flatnonzero(~table.general & known))
+    vectors, others = ([getattr(t, name) for name in HEADS.values()] for t in (part, silent))
     x = np.concatenate(vectors, axis=1)
     center, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     widths = [v.shape[1] for v in vectors]
     # Standardised, a wider vector would count for more only because it is wider.
     scale *= np.sqrt(np.repeat(widths, widths) / TEXTURE_SIZE)
-    weights, bias = _logistic((x - center) / scale, part, strength)
+    z, quiet = (x - center) / scale, (np.concatenate(others, axis=1) - center) / scale
+    count = len(quiet)
+    both = np.full(2 * count, _SILENCE * part.weights.sum() / (2 * max(1, count)))
+    weights, bias = _logistic(
+        np.concatenate([z, quiet, quiet]),
+        np.concatenate([part.labels, np.zeros(count, np.int64), np.ones(count, np.int64)]),
+        np.concatenate([part.weights, both]),
+        strength,
+    )
     parts = np.split(weights / scale, np.cumsum(widths)[:-1])
     centers = np.split(center, np.cumsum(widths)[:-1])
     # Every part is 0 for the average picture; the first carries the bias.
@@ -232,7 +245,7 @@ def _fit_regime(table: Table, values: Floats, rows: npt.NDArray[np.bool_]) -> Re
     z[:, first] = z[:, heads].sum(axis=1)
     learnt = np.delete(np.arange(len(TERMS)), others)
     weights = np.zeros(len(TERMS))
-    weights[learnt], bias = _logistic(z[:, learnt], part, _FUSION_STRENGTH)
+    weights[learnt], bias = _logistic(z[:, learnt], part.labels, part.weights, _FUSION_STRENGTH)
     weights[others] = weights[first]
     return RegimeFit(weights, centers, scales, bias)
 

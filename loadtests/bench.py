@@ -101,7 +101,7 @@ class Report:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--seconds", type=float, default=2.0, help="seconds per line and round (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.8, help="seconds per line and round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="pictures to send")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 16], help="clients at once")

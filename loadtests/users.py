@@ -11,11 +11,13 @@ from locust.env import Environment
 
 # isort: split
 import hashlib
+import os
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gevent
 import gevent.event
@@ -174,8 +176,8 @@ def carry_out(plan: Plan) -> None:
         progress.kill()
         entries = [*environment.stats.entries.values(), environment.stats.total]
         write_tallies(plan.tallies, [_tally(entry) for entry in entries])
+        run.ledger.close()
         runner.quit()
-        run.client.close()
 
 
 def _tally(entry: Any) -> Tally:
@@ -189,5 +191,19 @@ def _tally(entry: Any) -> Tally:
     )
 
 
+def main(path: Path) -> NoReturn:
+    """Carry out the plan in a file and end this process."""
+    status = 1
+    try:
+        carry_out(read_plan(path))
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        # At a normal exit gRPC closes its channel with gevent's threads already gone, and may wait for them forever.
+        os._exit(status)
+
+
 if __name__ == "__main__":
-    carry_out(read_plan(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

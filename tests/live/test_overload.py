@@ -9,7 +9,7 @@ from veridict.client import AsyncDetectorClient, ClientConfig, OverloadedError, 
 
 pytestmark = pytest.mark.live
 
-SENT = 700
+SENT = 300
 
 
 def test_successes_and_refusals_add_up_to_what_was_sent(triton, detector, encode, cat):
@@ -30,7 +30,7 @@ def test_successes_and_refusals_add_up_to_what_was_sent(triton, detector, encode
     results = asyncio.run(flood())
     refused = [r for r in results if isinstance(r, VeridictError)]
     assert len(results) == SENT
-    assert any(isinstance(r, OverloadedError) for r in refused), "the queue of 256 was never full"
+    assert any(isinstance(r, OverloadedError) for r in refused), "the queue was never full"
     assert all(isinstance(r, ServerError) for r in refused)
     assert len(refused) < SENT
     started = time.monotonic()

@@ -115,8 +115,9 @@ class Models:
         import torch
 
         probe = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+        face = self.face  # loaded out here: what is loaded in inference mode has no gradients ever after
         with torch.inference_mode():
-            held = self.face(torch.from_numpy(probe)).numpy()[:, 0]
+            held = face(torch.from_numpy(probe)).numpy()[:, 0]
         served = scorer(probe)
         if np.abs(held - served).max() > _PARITY + 0.01 * np.abs(held).max():
             raise ExplainError("explain.model_mismatch", "the server's face_cnn does not score like the weights here")

@@ -2,7 +2,6 @@
 
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -21,14 +20,14 @@ import triton_python_backend_utils as pb_utils
 
 class TritonPythonModel:
     def execute(self, requests):
-        time.sleep(0.05)
+        time.sleep(0.1)
         return [pb_utils.InferenceResponse([pb_utils.Tensor("LOGIT", np.zeros((1, 1), np.float32))]) for _ in requests]
 """
 
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """Serve face_cnn (50 ms per request, one at a time) and face_cnn_explain, neither with an engine."""
+    """Serve face_cnn (100 ms per request, one at a time) and face_cnn_explain, neither with an engine."""
     text = (default_repository() / "face_cnn" / "config.pbtxt").read_text()
     text = text.replace('platform: "tensorrt_plan"\ndefault_model_filename: "model.plan"', 'backend: "python"')
     text = re.sub(r"instance_group \[.*?\n\]", "instance_group [ { count: 1 kind: KIND_CPU } ]", text, flags=re.DOTALL)
@@ -51,11 +50,12 @@ def server(tmp_path, monkeypatch):
 def test_a_verdict_overtakes_the_explanations_that_wait(server):
     tensor = triton.InferInput("PIXELS", [1, 224, 224, 3], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 224, 224, 3), np.uint8))
-    done, finished = [], threading.Event()
+    done, begun, finished = [], threading.Event(), threading.Event()
 
     def note(who):
         def callback(result, error):
             done.append((who, error))
+            begun.set()
             if len(done) == 13:
                 finished.set()
 
@@ -66,8 +66,8 @@ def test_a_verdict_overtakes_the_explanations_that_wait(server):
             client.async_infer(
                 sig.FACE_CNN_EXPLAIN.name, [tensor], note("explanation"), priority=sig.EXPLANATION_PRIORITY
             )
-        time.sleep(0.15)
+        assert begun.wait(10)
         client.async_infer(sig.FACE_CNN.name, [tensor], note("verdict"))
         assert finished.wait(10)
-    assert not any(error for _, error in done)
-    assert [who for who, _ in done].index("verdict") < 8  # it would have been the last one
+    assert [error for _, error in done if error] == []
+    assert [who for who, _ in done].index("verdict") < 10  # it would have been the last one, number 12

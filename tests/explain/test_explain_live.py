@@ -40,6 +40,13 @@ def test_the_served_scores_are_the_held_models(triton, face_file):
     assert TritonScorer(triton.url)(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
 
 
+def test_gradients_work_after_the_server_was_asked_first(triton, face_file):
+    models = Models(url=triton.url)
+    assert models.scorer is not None  # comparing it with the held network is what loads that
+    result = run_method("saliency", read_subject(face_file.read_bytes()), models, Budget())
+    assert result.values.max() > 0
+
+
 def test_shap_adds_up_on_the_served_network(triton, face_file):
     subject = read_subject(face_file.read_bytes())
     result = run_method("shap", subject, Models(url=triton.url), Budget(samples=60))

@@ -73,10 +73,11 @@ def command_line(binary: str, url: str, data: Path, arguments: argparse.Namespac
         if arguments.request_rate
         else [f"--concurrency-range={arguments.concurrency}"]
     )
-    export = [f"--latency-report-file={arguments.csv}"] if arguments.csv else []
+    export = ["-f", str(arguments.csv)] if arguments.csv else []
     return [
         binary,
-        f"--model-name={DETECTOR.name}",
+        "-m",
+        DETECTOR.name,
         "--service-kind=triton",
         "-i",
         "grpc",

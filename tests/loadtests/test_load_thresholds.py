@@ -162,7 +162,7 @@ def test_perf_analyzer_command_is_printed_where_there_is_no_binary(tmp_path, mon
     data = tmp_path / "data.json"
     assert main(["perf-analyzer", "--images", str(tmp_path / "a.jpg"), "--data", str(data), "--request-rate", "5"]) == 0
     out = capsys.readouterr()
-    assert out.out.startswith("perf_analyzer --model-name=detector ")
+    assert out.out.startswith("perf_analyzer -m detector ")
     assert f"--input-data={data}" in out.out
     assert "--request-rate-range=5" in out.out
     assert "no perf_analyzer here" in out.err

@@ -37,7 +37,11 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:  # its sender was killed in the middle of it: no request
+                    self.close_connection = True
+                    return
                 requests.append((dict(self.headers), body))
                 self.send_response(left.pop(0) if left else 200)
                 self.send_header("Content-Length", "0")

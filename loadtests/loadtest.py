@@ -80,9 +80,8 @@ def plan_requests(times: Sequence[float], samples: int) -> list[Request]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument(
-        "profile", choices=tuple(PROFILES), help="; ".join(f"{n}: {p.summary}" for n, p in PROFILES.items())
-    )
+    summaries = "; ".join(f"{name}: {profile.summary}" for name, profile in PROFILES.items())
+    parser.add_argument("profile", choices=tuple(PROFILES), help=summaries.replace("%", "%%"))
     parser.add_argument("--url", default="", help="host:port of a gRPC endpoint (default: starts a server of its own)")
     parser.add_argument("--metrics-url", default="", help="that server's metrics, to count its verdicts as well")
     parser.add_argument("--tls", action="store_true", help="connect with TLS")

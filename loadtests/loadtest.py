@@ -16,13 +16,14 @@ from pathlib import Path
 
 from veridict.client import ClientConfig, DetectorClient, Tls
 from veridict.client.cli_detect import find_images
-from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
+from veridict.deploy.launcher import LaunchError
 from veridict.deploy.repository import RepositoryError
 
 from .arrivals import PROFILES, Profile, Span, lay_out, schedule
 from .generator import GeneratorError, Tally, Target, measure_capacity, send_open_loop
 from .images import Sample, deal, sample_set
 from .outcomes import Account, Outcome, Request, account, figures
+from .own_server import own_server
 from .thresholds import DEFAULT_FILE, Check, Threshold, check, format_checks, load_thresholds
 
 _VERDICTS = re.compile(r"^veridict_verdicts_total\{[^}]*\} (\S+)$", re.MULTILINE)
@@ -142,7 +143,7 @@ def _server(target: Target, metrics_url: str) -> Iterator[tuple[Target, str]]:
         yield target, metrics_url
         return
     _say("starting tritonserver on free loopback ports ...")
-    with TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)) as server:
+    with own_server() as server:
         yield Target(server.url, target.deadline), server.metrics_url
 
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from veridict.client.cli_detect import find_images
-from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
+from veridict.deploy.launcher import LaunchError
 from veridict.deploy.repository import RepositoryError
 from veridict.forensics.signature import DETECTOR, IMAGE
 
 from .images import sample_set
+from .own_server import own_server
 
 _NO_BINARY = (
     "no perf_analyzer here, so the command was only printed. It is on PATH in NVIDIA's Triton SDK container; elsewhere "
@@ -116,7 +117,7 @@ def _serve(url: str) -> Iterator[str]:
     if url:
         yield url
         return
-    with TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)) as server:
+    with own_server() as server:
         yield server.url
 
 

@@ -15,7 +15,7 @@ from .repository import RepositoryError, default_repository
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--repository", type=Path, default=default_repository(), help="model repository to serve")
-    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="ONNX Runtime on CPUs, or TensorRT")
+    parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="OpenVINO on CPUs, or TensorRT")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 picks a free port (default: %(default)s)")
     parser.add_argument("--http-port", type=int, default=8000, help="health endpoint (default: %(default)s)")

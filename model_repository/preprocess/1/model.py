@@ -34,8 +34,7 @@ class TritonPythonModel:
     def execute(self, requests):
         # All images of all requests go to the pool at once; the native decoders release the interpreter's lock.
         jobs = [[self.pool.submit(prepare, data) for data in serving.read(r, sig.IMAGE).ravel()] for r in requests]
-        pending = iter(jobs)
-        return serving.answer_each(requests, "preprocess", lambda request: self._answer(next(pending)))
+        return serving.answer_as_completed(requests, jobs, "preprocess", self._answer)
 
     def _answer(self, futures):
         prepared = []

@@ -13,6 +13,10 @@ from veridict.forensics import signature as sig
 
 pytestmark = pytest.mark.live
 
+#: Triton 2.51 often misses that its only instance is free again and looks only after 500 ms: a request of 100 ms then
+#: takes up to 600. The queue rejects what has waited for 5 s, so twelve explanations were now and then too many.
+EXPLANATIONS = 6
+
 ENGINE = """
 import time
 import numpy as np
@@ -56,18 +60,18 @@ def test_a_verdict_overtakes_the_explanations_that_wait(server):
         def callback(result, error):
             done.append((who, error))
             begun.set()
-            if len(done) == 13:
+            if len(done) == EXPLANATIONS + 1:
                 finished.set()
 
         return callback
 
     with triton.InferenceServerClient(server.url) as client:
-        for _ in range(12):
+        for _ in range(EXPLANATIONS):
             client.async_infer(
                 sig.FACE_CNN_EXPLAIN.name, [tensor], note("explanation"), priority=sig.EXPLANATION_PRIORITY
             )
         assert begun.wait(10)
         client.async_infer(sig.FACE_CNN.name, [tensor], note("verdict"))
         assert finished.wait(10)
-    assert [error for _, error in done if error] == []
-    assert [who for who, _ in done].index("verdict") < 10  # it would have been the last one, number 12
+    assert [str(error) for _, error in done if error] == []
+    assert [who for who, _ in done].index("verdict") < EXPLANATIONS - 2  # without priority it would come last

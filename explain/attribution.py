@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ExplainError
+
+if TYPE_CHECKING:
+    from .gate import Gate
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float32]
@@ -25,7 +28,7 @@ class Budget:
     """Bounds of one explanation.
 
     ``steps``: gradient evaluations of integrated gradients. ``samples``: perturbed pictures that SHAP and LIME may
-    score. ``seconds``: wall time, after which the method stops with ``explain.over_budget``.
+    score. ``seconds``: wall time without waits at the gate, after which the method stops with ``explain.over_budget``.
     """
 
     steps: int = 168
@@ -50,12 +53,18 @@ class Budget:
 
 
 class Cancellation:
-    """Tells a running method to stop: when somebody cancels it, or when its seconds are over. Safe between threads."""
+    """Tells a running method to stop: when somebody cancels it, or when its seconds are over. Safe between threads.
 
-    def __init__(self, seconds: float | None = None) -> None:
-        """Start the clock; without ``seconds`` only :meth:`cancel` stops the method."""
+    Methods call :meth:`check` between units of work of some 50 ms, which is also where they wait at the gate.
+    """
+
+    def __init__(self, seconds: float | None = None, gate: Gate | None = None) -> None:
+        """Start the clock; without ``seconds`` only :meth:`cancel` stops the method. It waits at ``gate``, if any."""
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._event = threading.Event()
+        self._gate = gate
+        #: Seconds waited at the gate so far; they are not charged.
+        self.waited = 0.0
 
     def cancel(self) -> None:
         """Make the next :meth:`check` raise."""
@@ -67,14 +76,20 @@ class Cancellation:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Return at once while the method may go on.
+        """Return while the method may go on: at once, or after a wait at the gate.
 
         Raises:
             ExplainError: ``explain.cancelled`` or ``explain.over_budget``.
         """
+        self._raise_if_over()
+        if self._gate is not None:
+            self.waited += self._gate.wait(self._event)
+            self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
         if self._event.is_set():
             raise ExplainError("explain.cancelled")
-        if self._ends is not None and time.monotonic() > self._ends:
+        if self._ends is not None and time.monotonic() > self._ends + self.waited:
             raise ExplainError("explain.over_budget")
 
 
@@ -85,6 +100,7 @@ class Attribution:
     ``values``: float32 [H, W]; its meaning by ``kind``, its unit in ``unit``. ``region``: the rectangle [x, y, width,
     height] of the upright picture that the values cover. ``score``: the explained output (a logit or a margin; positive
     means fake), None for a measurement. ``quality``: the method's own figures, such as ``completeness_delta``.
+    ``seconds``: what it took, without waits at the gate.
     """
 
     method: str

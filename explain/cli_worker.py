@@ -16,6 +16,7 @@ from types import FrameType
 from veridict.deploy.scheduling import yield_cores
 
 from .errors import ExplainError
+from .gate import SHARE, Gate, Pace, VerdictCounter
 from .settings import QueueSettings
 
 
@@ -50,13 +51,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--nice", type=int, help="niceness to add (default: run only on cores that nothing else wants; 0 competes)"
     )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=SHARE,
+        help="share of the time that a job computes while the server at --url gives verdicts; the rest it waits, which "
+        "is not charged to its budget; 1 never waits (default: %(default)s)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address of metrics and health (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9464, help="port of metrics and health; 0 picks a free one")
 
 
 def _check(arguments: argparse.Namespace) -> str:
     """Return what is wrong with the numbers of the command line, or an empty string."""
-    ranges = {"batch": (1, 64), "threads": (1, 1024), "grace": (0.0, 3600.0), "port": (0, 65535), "nice": (0, 19)}
+    ranges = {
+        "batch": (1, 64),
+        "threads": (1, 1024),
+        "grace": (0.0, 3600.0),
+        "port": (0, 65535),
+        "nice": (0, 19),
+        "share": (0.01, 1.0),
+    }
     for name, (low, high) in ranges.items():
         value = getattr(arguments, name)
         if value is not None and not low <= value <= high:
@@ -95,11 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
         consumer = f"worker-{uuid.uuid4().hex[:12]}"
         queue = JobQueue(settings, embedded.url if embedded else settings.redis_url, consumer)
         metrics = Metrics(queue)
+        gate = Gate(Pace(arguments.share), VerdictCounter(arguments.url), note=metrics.waiting.inc)
         worker = Worker(
             queue,
             Store(settings.store),
             Models(url=arguments.url, batch=arguments.batch),
             metrics,
+            gate=gate if arguments.share < 1 else None,
             grace=arguments.grace,
             revive=(lambda: starter.submit(embedded.ensure).result()) if embedded else lambda: None,
         )
@@ -122,9 +139,12 @@ def run(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)
+    if arguments.share < 1:
+        gate.start()
     try:
         worker.run()
     finally:
+        gate.stop()
         status.stop()
         queue.close()
         if embedded is not None:

@@ -64,6 +64,9 @@ class Metrics:
         self.failures = Counter(
             "veridict_explain_failures", "Failed deliveries by cause", ["cause"], registry=self.registry
         )
+        self.waiting = Counter(
+            "veridict_explain_waiting_seconds", "Seconds that jobs in hand waited for verdicts", registry=self.registry
+        )
         self.webhooks = Counter("veridict_explain_webhooks", "Completions", ["outcome"], registry=self.registry)
 
 

@@ -1,7 +1,8 @@
 """The worker: takes a job, explains, stores, and only then acknowledges.
 
 One job at a time; more workers take more jobs. A background thread renews the lease of the job in hand, so a slow job
-is not taken for a dead worker's, and a job lost to another worker after a long pause is cancelled here.
+is not taken for a dead worker's, and a job lost to another worker after a long pause is cancelled here. A job waits at
+the gate, if there is one, while the server gives verdicts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from .attribution import Cancellation
 from .errors import ExplainError
+from .gate import Gate
 from .jobs import Job
 from .methods import get_method, run_method
 from .models import Models
@@ -43,15 +45,17 @@ class Worker:
         models: Models,
         metrics: Metrics,
         *,
+        gate: Gate | None = None,
         grace: float = 20.0,
         revive: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what to work with; ``grace`` is how many seconds a job may still run after :meth:`stop`.
 
-        ``revive`` is called when Redis is gone, before it is tried again (the embedded one is restarted there).
+        ``gate`` is where a job waits while verdicts are given; :meth:`stop` opens it. ``revive`` is called when Redis
+        is gone, before it is tried again (the embedded one is restarted there).
         """
         self.queue, self.store, self.models, self.metrics = queue, store, models, metrics
-        self._grace, self._revive = grace, revive
+        self._gate, self._grace, self._revive = gate, grace, revive
         self._stopping = threading.Event()
         self._held: tuple[Delivery, Cancellation] | None = None
         self._alive = time.monotonic()
@@ -63,6 +67,8 @@ class Worker:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if self._gate is not None:
+            self._gate.stop()
         threading.Thread(target=self._enforce_grace, daemon=True).start()
 
     def _enforce_grace(self) -> None:
@@ -124,7 +130,9 @@ class Worker:
             self._count(job.method, "dead", crashed)
             self.queue.bury(delivery, crashed)
             return
-        cancellation = Cancellation(job.budget.seconds)
+        cancellation = Cancellation(job.budget.seconds, self._gate)
+        if self._gate is not None:
+            self._gate.begin()
         self._held = delivery, cancellation
         started = time.perf_counter()
         try:

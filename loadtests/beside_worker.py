@@ -26,8 +26,10 @@ from veridict.explain.settings import QueueSettings
 
 #: One round has a block of each, in an order drawn anew: the worker stopped, stopped once more, and running.
 STATES = ("idle", "control", "busy")
-#: What the server still had to score for the worker is done, and caches and clocks have settled, after this pause.
-SETTLE = 0.7
+#: Verdicts flow this long before a block is timed: what the server still had to score for the worker is done, caches
+#: and clocks have settled, and the worker's gate has noticed the verdicts. Up to ``PHASE`` is added at random, since at
+#: the default share a worker computes once in two seconds.
+SETTLE, PHASE = 0.7, 2.0
 _PERCENTILES = (50, 95)
 #: A job of the benchmark is not to fail because the worker is stopped two thirds of the time.
 _BUDGET = Budget(seconds=3600.0)
@@ -79,8 +81,12 @@ class WorkerProcess:
 
 
 @contextmanager
-def start_worker(url: str, pictures: Sequence[bytes], methods: Sequence[str]) -> Iterator[WorkerProcess]:
+def start_worker(
+    url: str, pictures: Sequence[bytes], methods: Sequence[str], options: Sequence[str] = ()
+) -> Iterator[WorkerProcess]:
     """Start a worker for the server at ``url`` with a job per picture and method; ready when it finished its first.
+
+    ``options`` are further words of its command line.
 
     Raises:
         ExplainError: the worker ended or finished nothing within two minutes.
@@ -89,7 +95,10 @@ def start_worker(url: str, pictures: Sequence[bytes], methods: Sequence[str]) ->
         settings = QueueSettings(state=Path(folder), lease=60.0)
         command = [sys.executable, "-m", "veridict.client.cli", "worker", "--state", folder, "--port", "0"]
         with subprocess.Popen(
-            [*command, "--url", url, "--lease", "60"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            [*command, "--url", url, "--lease", "60", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         ) as process:
             try:
                 assert process.stdout is not None
@@ -112,8 +121,11 @@ def start_worker(url: str, pictures: Sequence[bytes], methods: Sequence[str]) ->
                 process.wait()
 
 
-def detect_for(url: str, data: bytes, clients: int, seconds: float) -> list[float]:
-    """Send a picture from ``clients`` closed loops for ``seconds``; return the latencies in milliseconds."""
+def detect_for(url: str, data: bytes, clients: int, seconds: float, lead: float = 0.0) -> list[float]:
+    """Send a picture from ``clients`` closed loops for ``lead`` and then ``seconds``.
+
+    Returns the latencies in milliseconds of what was sent after the lead.
+    """
     begin = threading.Barrier(clients)
 
     def loop() -> list[float]:
@@ -121,10 +133,11 @@ def detect_for(url: str, data: bytes, clients: int, seconds: float) -> list[floa
         with DetectorClient(config=ClientConfig(url, deadline=60.0)) as client:
             client.detect(data)  # opens the connection
             begin.wait(30)
-            ends = time.perf_counter() + seconds
-            while (started := time.perf_counter()) < ends:
+            begins = time.perf_counter() + lead
+            while (started := time.perf_counter()) < begins + seconds:
                 client.detect(data)
-                taken.append(1e3 * (time.perf_counter() - started))
+                if started >= begins:
+                    taken.append(1e3 * (time.perf_counter() - started))
         return taken
 
     with ThreadPoolExecutor(clients) as pool:
@@ -167,8 +180,8 @@ def measure(
         for state in rng.permutation(STATES):
             before, started = worker.remaining(), time.monotonic()
             worker.resume() if state == "busy" else worker.stop()
-            time.sleep(SETTLE)
-            taken[-1][str(state)] = detect_for(url, data, clients, seconds)
+            lead = SETTLE + rng.uniform(0, PHASE)
+            taken[-1][str(state)] = detect_for(url, data, clients, seconds, lead)
             worker.stop()
             if state == "busy":
                 finished, spent = finished + before - worker.remaining(), spent + time.monotonic() - started

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import ExplainError
@@ -139,6 +139,7 @@ def run_method(
     module = importlib.import_module(method.module, __name__)
     token = cancellation or Cancellation(budget.seconds)
     token.check()
+    before = token.waited
     try:
         result = module.attribute(subject, models, budget, token)
     except (ExplainError, ImportError, MemoryError):
@@ -146,4 +147,5 @@ def run_method(
     except Exception as error:
         raise ExplainError("explain.internal", f"{name}: {type(error).__name__}") from error
     assert isinstance(result, Attribution)
-    return result
+    waited = token.waited - before
+    return replace(result, seconds=max(0.0, result.seconds - waited)) if waited else result

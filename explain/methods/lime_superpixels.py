@@ -55,7 +55,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         labels=(1,),
         top_labels=None,
         num_samples=budget.samples,
-        batch_size=16,
+        batch_size=models.batch,
         segmentation_fn=lambda _: labels,
         random_seed=_SEED,
     )

@@ -11,7 +11,7 @@ from captum.metrics import sensitivity_max
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import cancellable, finish, infidelity, to_tensor
+from .gradients import BATCH, cancellable, finish, infidelity, to_tensor
 
 _RADIUS = 1.0
 _PERTURBATIONS = 4
@@ -33,7 +33,9 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
 
     (signed,) = gradient((pixels,))
     torch.manual_seed(0)  # captum draws the perturbations from the global generator
-    sensitivity = sensitivity_max(gradient, pixels, perturb_radius=_RADIUS, n_perturb_samples=_PERTURBATIONS)
+    sensitivity = sensitivity_max(
+        gradient, pixels, perturb_radius=_RADIUS, n_perturb_samples=_PERTURBATIONS, max_examples_per_batch=BATCH
+    )
     with torch.no_grad():
         score = float(forward(pixels))
     return finish(

@@ -56,7 +56,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     crop = subject.crop
     masker = shap.maskers.Image(background(crop), crop.shape)
     explainer = shap.PartitionExplainer(score, masker)
-    found = explainer(crop[None], max_evals=budget.samples, batch_size=16, silent=True)
+    found = explainer(crop[None], max_evals=budget.samples, batch_size=models.batch, silent=True)
     values = np.asarray(found.values, dtype=np.float64)[0]
     base = float(np.ravel(found.base_values)[0])
     logit = float(score(crop[None])[0])

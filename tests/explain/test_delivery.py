@@ -229,6 +229,7 @@ def test_health_and_metrics_of_a_running_worker(workshop, client, settings, pict
     assert 'veridict_explain_failures_total{cause="explain.not_applicable"} 1.0' in text
     assert 'veridict_explain_queue_lag{priority="live"} 0.0' in text
     assert "veridict_explain_dead_letters 0.0" in text
+    assert "veridict_explain_waiting_seconds_total 0.0" in text  # no server, so no verdicts to wait for
     for name in ("live", "ready"):
         assert urllib.request.urlopen(f"{base}/health/{name}").status == 200
     with pytest.raises(urllib.error.HTTPError, match="404") as caught:

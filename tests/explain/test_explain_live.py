@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from veridict.client import DetectorClient
 from veridict.client.cli import main
-from veridict.explain.attribution import Budget
+from veridict.explain.attribution import Budget, Cancellation
 from veridict.explain.errors import ExplainError
+from veridict.explain.gate import Gate, Pace, VerdictCounter
 from veridict.explain.methods import run_method
 from veridict.explain.models import Models
 from veridict.explain.subject import read_subject
@@ -59,6 +64,37 @@ def test_a_server_with_other_weights_is_refused(triton):
     with pytest.raises(ExplainError) as caught:
         _ = Models(url=triton.url, face=FaceCNN()).scorer
     assert caught.value.code == "explain.model_mismatch"
+
+
+def test_explanations_wait_while_the_server_gives_verdicts(triton, face_file):
+    subject, models = read_subject(face_file.read_bytes()), Models()
+    run_method("saliency", subject, models, Budget())  # loads the network: no part of what is timed
+    counter, pace, waits, done = VerdictCounter(triton.url), Pace(0.2), [], threading.Event()
+    gate = Gate(pace, counter, note=waits.append)
+    before = counter()
+
+    def ask_on():
+        with DetectorClient(triton.url) as client:
+            while not done.is_set():
+                client.detect(face_file)
+
+    gate.start()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            asking = pool.submit(ask_on)
+            wait_until(lambda: pace.closed)
+            gate.begin()
+            started = time.perf_counter()
+            result = run_method("saliency", subject, models, Budget(), Cancellation(60.0, gate))
+            passed = time.perf_counter() - started
+        finally:
+            done.set()
+        asking.result()
+    assert counter() > before
+    assert sum(waits) > 0.3  # the first slice alone makes 0.4
+    assert 0 < result.seconds <= passed - sum(waits) + 0.01
+    wait_until(lambda: not pace.closed, 5)
+    gate.stop()
 
 
 def test_the_command_writes_maps_arrays_and_report(triton, face_file, tmp_path, capsys):

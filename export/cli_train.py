@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     clip.add_argument("--faces", type=Path, required=True, help="folder with real/ and fake/ anywhere below")
     clip.add_argument("--held-out", nargs="*", default=[], metavar="SOURCE", help="sources kept for validation")
     clip.add_argument("--steps", type=int, default=1400)
+    average = networks.add_parser("average", help="average weights of one architecture, before and after more training")
+    average.add_argument("--weights", type=Path, nargs="+", required=True, metavar="FILE.safetensors")
+    average.add_argument("--output", type=Path, required=True, help="weights to write")
     for sub, weights in ((face, FACE_WEIGHTS), (clip, CLIP_WEIGHTS)):
         sub.add_argument("--output", type=Path, default=weights, help="weights to write (default: %(default)s)")
         sub.add_argument("--run", type=Path, help="folder of the log and the resumable state (default: runs/NETWORK)")
@@ -54,8 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and print the validation figures as JSON; return 0, or 1 with the reason on standard error."""
-    folder = arguments.run or Path("runs") / arguments.network
     try:
+        if arguments.network == "average":
+            from .weights import average_weights
+
+            average_weights(arguments.weights, arguments.output)
+            print(f"wrote {arguments.output}")
+            return 0
+        folder = arguments.run or Path("runs") / arguments.network
         if arguments.network == "face-cnn":
             from .train_face import FaceTraining, train_face_cnn
 

@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 
 from veridict.client.cli import main
 from veridict.deploy.repository import CALIBRATION, check_repository, default_repository
-from veridict.export.train_face import FaceTraining, train_face_cnn
+from veridict.export.datasets import find_folders
+from veridict.export.train_face import FaceSamples, FaceTraining, train_face_cnn
 from veridict.forensics.calibration import load_calibration
 
 pytestmark = pytest.mark.export
@@ -75,6 +76,36 @@ def test_training_is_deterministic_and_resumes(folders, tmp_path):
     assert len((stopped / "log.jsonl").read_text().splitlines()) == 2
     train_face_cnn(settings(folders, stopped, 2))  # nothing left to do
     assert len((stopped / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_averaging_weights_by_command(folders, tmp_path, capsys):
+    for name, seed in (("a", 1), ("b", 2)):
+        train_face_cnn(settings(folders, tmp_path / name, 1, seed=seed))
+    files = [str(tmp_path / name / "w.safetensors") for name in ("a", "b")]
+    out = tmp_path / "mean.safetensors"
+    assert main(["train", "average", "--weights", *files, "--output", str(out)]) == 0
+    a, b, mean = (load_file(path) for path in (*files, out))
+    assert np.allclose(mean["dense.weight"], (a["dense.weight"].astype(float) + b["dense.weight"]) / 2, atol=1e-3)
+    assert not np.array_equal(mean["dense.weight"], a["dense.weight"])
+    assert main(["train", "average", "--weights", files[0], "--output", str(out)]) == 1
+    assert "at least two" in capsys.readouterr().err
+
+
+def test_cells_of_pictures_in_one_are_labelled(folders, tmp_path):
+    wanted = settings(folders, tmp_path, 1, whole_fakes=("made",), mix=1.0)
+    draws = FaceSamples(wanted, find_folders(folders, "train"))
+    mixed = [draws[i] for i in range(8)]
+    for pixels, target, cells in mixed:
+        assert pixels.shape == (64, 64, 3)
+        assert cells.shape == (4, 4)
+        assert 0 <= float(cells.min()) <= float(cells.max()) <= 1
+        assert target == pytest.approx(float(cells.mean()), abs=1e-6)
+    assert any(0 < target < 1 for _, target, _ in mixed)
+    unknown = FaceSamples(settings(folders, tmp_path, 1), find_folders(folders, "train"))[1]
+    assert unknown[1] == 1.0
+    assert float(unknown[2].max()) == -1.0, "of a fake that may be a swap no cell is known"
+    with pytest.raises(ValueError, match="there are made"):
+        train_face_cnn(settings(folders, tmp_path, 1, whole_fakes=("nowhere",)))
 
 
 def test_clip_training_by_command(folders, tmp_path, capsys):

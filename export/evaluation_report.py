@@ -15,7 +15,18 @@ from .summary import SIGNALS, Judged, signal_score
 
 TEMPLATE = Path(__file__).parent / "data" / "evaluation.html"
 #: Okabe and Ito's palette, which colour-blind eyes tell apart.
-_COLOURS = ("#000000", "#0072b2", "#56b4e9", "#009e73", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#f0e442")
+_COLOURS = (
+    "#000000",
+    "#0072b2",
+    "#56b4e9",
+    "#009e73",
+    "#d55e00",
+    "#e69f00",
+    "#cc79a7",
+    "#999999",
+    "#f0e442",
+    "#882255",
+)
 
 
 def _svg(figure: Any) -> str:

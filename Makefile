@@ -36,7 +36,8 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p veridict.client -p veridict.forensics -p veridict.export -p veridict.explain -p veridict.deploy -p veridict.loadtests
 
-bench: $(VENV)/.serve
+bench: $(VENV)/.dev
+	$(PIP) -e '.[bench]'
 	$(BIN)/veridict bench
 
 loadtest: $(VENV)/.dev

@@ -30,7 +30,11 @@ def tls_arguments(config: ClientConfig) -> dict[str, Any]:
 def request_arguments(
     config: ClientConfig, data: bytes, request_id: str, timeout: float, headers: dict[str, str]
 ) -> dict[str, Any]:
-    """Return the keyword arguments of one ``infer`` call; the server drops the request at the same deadline."""
+    """Return the keyword arguments of one ``infer`` call.
+
+    The server drops a request that still waits a twentieth of the time before the deadline: Triton 2.51 was seen to
+    crash when many calls were cancelled by their clients instead.
+    """
     tensor = triton.InferInput(IMAGE.name, [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[data]], dtype=np.object_))
     return {
@@ -39,7 +43,7 @@ def request_arguments(
         "outputs": [triton.InferRequestedOutput(VERDICT.name)],
         "request_id": request_id,
         "client_timeout": timeout,
-        "timeout": max(1, int(timeout * 1e6)),
+        "timeout": max(1, int(timeout * 0.95e6)),
         "headers": headers or None,
     }
 

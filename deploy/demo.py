@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from veridict.client import DetectorClient, VeridictError
 
-from .launcher import LaunchError, ServerSettings, TritonServer
+from .launcher import LaunchError, ServerSettings
+from .own_server import own_server
 from .repository import RepositoryError
 
 Pixels = npt.NDArray[np.uint8]
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("starting tritonserver on free loopback ports ...", flush=True)
     try:
         settings = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
-        with TritonServer(settings) as server, DetectorClient(server.url) as client:
+        with own_server(settings) as server, DetectorClient(server.url) as client:
             for name, data in sample_images().items():
                 (folder / name).write_bytes(data)
                 try:

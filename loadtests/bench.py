@@ -18,7 +18,8 @@ from typing import Any
 
 from tritonclient.utils import InferenceServerException
 
-from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
+from veridict.deploy.launcher import LaunchError, ServerSettings
+from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError, default_repository
 
 from .figures import Ratio, Row, describe_noise, ratio_table, serving_table
@@ -195,7 +196,7 @@ def measure_served(arguments: argparse.Namespace, report: Report, stack: ExitSta
         repository=arguments.repository, profile=arguments.profile, grpc_port=0, http_port=0, metrics_port=0
     )
     started = time.perf_counter()
-    server = stack.enter_context(TritonServer(settings))
+    server = stack.enter_context(own_server(settings))
     ready = time.perf_counter() - started
     served = Served(server)
     report.cold.append(Cold(served.name, ready, first_answer(served, photograph(640, 480))))

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
+from veridict.deploy.launcher import LaunchError, ServerSettings
+from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError
 from veridict.explain.attribution import Budget
 from veridict.explain.errors import ExplainError
@@ -149,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
     parts = []
     try:
-        with TritonServer(settings) as server:
+        with own_server(settings) as server:
             models = Models(url=server.url)
             pictures = face_pictures(arguments.faces, max(arguments.images, arguments.repeats))
             versions = json.dumps(models.versions)

@@ -17,13 +17,13 @@ from pathlib import Path
 from veridict.client import ClientConfig, DetectorClient, Tls
 from veridict.client.cli_detect import find_images
 from veridict.deploy.launcher import LaunchError
+from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError
 
 from .arrivals import PROFILES, Profile, Span, lay_out, schedule
 from .generator import GeneratorError, Tally, Target, measure_capacity, send_open_loop
 from .images import Sample, deal, sample_set
 from .outcomes import Account, Outcome, Request, account, figures
-from .own_server import own_server
 from .thresholds import DEFAULT_FILE, Check, Threshold, check, format_checks, load_thresholds
 
 _VERDICTS = re.compile(r"^veridict_verdicts_total\{[^}]*\} (\S+)$", re.MULTILINE)

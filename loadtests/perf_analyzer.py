@@ -18,11 +18,11 @@ from pathlib import Path
 
 from veridict.client.cli_detect import find_images
 from veridict.deploy.launcher import LaunchError
+from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError
 from veridict.forensics.signature import DETECTOR, IMAGE
 
 from .images import sample_set
-from .own_server import own_server
 
 _NO_BINARY = (
     "no perf_analyzer here, so the command was only printed. It is on PATH in NVIDIA's Triton SDK container; elsewhere "

@@ -7,7 +7,9 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from veridict.deploy.launcher import ServerSettings, TritonServer
+from .launcher import ServerSettings, TritonServer
+
+_FREE_PORTS = ServerSettings(grpc_port=0, http_port=0, metrics_port=0)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -15,8 +17,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def own_server() -> Iterator[TritonServer]:
-    """Yield a running server on free loopback ports; SIGTERM stops it like Ctrl-C. Main thread only.
+def own_server(settings: ServerSettings = _FREE_PORTS) -> Iterator[TritonServer]:
+    """Yield a running server, by default on free loopback ports; SIGTERM stops it like Ctrl-C. Main thread only.
 
     Raises:
         LaunchError: it cannot be started.
@@ -24,7 +26,7 @@ def own_server() -> Iterator[TritonServer]:
     """
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        with TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)) as server:
+        with TritonServer(settings) as server:
             yield server
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -230,7 +230,7 @@ def test_tls_and_request_arguments():
     tls = tls_arguments(ClientConfig(tls=Tls(Path("ca.pem"), Path("c.pem"), Path("k.pem"))))
     assert tls == {"ssl": True, "root_certificates": "ca.pem", "private_key": "k.pem", "certificate_chain": "c.pem"}
     arguments = request_arguments(ClientConfig(), b"x", "id", 1.5, {})
-    assert (arguments["client_timeout"], arguments["timeout"], arguments["request_id"]) == (1.5, 1_500_000, "id")
+    assert (arguments["client_timeout"], arguments["timeout"], arguments["request_id"]) == (1.5, 1_425_000, "id")
 
 
 def test_public_names_are_exactly_all():

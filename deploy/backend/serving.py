@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -67,32 +66,12 @@ def fail(what: str, error: Exception) -> Any:
 
 def answer_each(requests: Sequence[Any], what: str, answer: Callable[[Any], Any]) -> list[Any]:
     """Return ``answer(request)`` for each request; one that raises gets an error answer and the others theirs."""
-    return [_answer_one(what, answer, request) for request in requests]
-
-
-def answer_as_completed(
-    requests: Sequence[Any], jobs: Sequence[Sequence[Future[Any]]], what: str, answer: Callable[[Sequence[Any]], Any]
-) -> list[None]:
-    """Send ``answer(futures)`` of each request as soon as its futures are done; return what ``execute`` then returns.
-
-    The next step of the ensemble starts on the first pictures of a batch while the last are still worked on.
-    """
-    waiting = {future: number for number, futures in enumerate(jobs) for future in futures}
-    left = [len(futures) for futures in jobs]
-    for future in as_completed(waiting):
-        number = waiting[future]
-        left[number] -= 1
-        if not left[number]:
-            response = _answer_one(what, answer, jobs[number])
-            requests[number].get_response_sender().send(response, pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    return [None] * len(requests)
-
-
-def _answer_one(what: str, answer: Callable[[Any], Any], given: Any) -> Any:
-    """Return ``answer(given)``, or the error answer when it raises."""
-    try:
-        return answer(given)
-    except ImageError as error:
-        return refuse(error)
-    except Exception as error:  # one bad request must not take the batch down with it
-        return fail(what, error)
+    responses = []
+    for request in requests:
+        try:
+            responses.append(answer(request))
+        except ImageError as error:
+            responses.append(refuse(error))
+        except Exception as error:  # one bad request must not take the batch down with it
+            responses.append(fail(what, error))
+    return responses

@@ -34,7 +34,8 @@ class TritonPythonModel:
     def execute(self, requests):
         # All images of all requests go to the pool at once; the native decoders release the interpreter's lock.
         jobs = [[self.pool.submit(prepare, data) for data in serving.read(r, sig.IMAGE).ravel()] for r in requests]
-        return serving.answer_as_completed(requests, jobs, "preprocess", self._answer)
+        pending = iter(jobs)
+        return serving.answer_each(requests, "preprocess", lambda request: self._answer(next(pending)))
 
     def _answer(self, futures):
         prepared = []

@@ -18,9 +18,13 @@ class TritonPythonModel:
     """Runs the graph of the model's version folder (int8 where there is one) on the batch that the scheduler formed."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the network; the configuration's ``threads`` (0 = one per core) and ``precision`` say how it runs."""
+        """Load the network; the configuration's ``threads`` (0 = one per core) and ``precision`` say how it runs.
+
+        ``graph`` names a file of the version folder in place of the one that verdicts use.
+        """
         self.model = MODELS[args["model_name"]]
-        graph = cpu_graph(version_folder(args))
+        named = parameter(args, "graph", "")
+        graph = version_folder(args) / named if named else cpu_graph(version_folder(args))
         self.network = Network(graph, int(parameter(args, "threads", "0")), parameter(args, "precision", ""))
 
     def execute(self, requests: list[Any]) -> list[Any]:

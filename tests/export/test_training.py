@@ -92,7 +92,7 @@ def test_averaging_weights_by_command(folders, tmp_path, capsys):
 
 
 def test_cells_of_pictures_in_one_are_labelled(folders, tmp_path):
-    wanted = settings(folders, tmp_path, 1, whole_fakes=("made",), mix=1.0)
+    wanted = settings(folders, tmp_path, 1, whole_fakes=("made",), mix=1.0, self_blend=0.0)
     draws = FaceSamples(wanted, find_folders(folders, "train"))
     mixed = [draws[i] for i in range(8)]
     for pixels, target, cells in mixed:

@@ -90,20 +90,25 @@ def cpu_graph(version_folder: Path) -> Path:
     return quantised if quantised.exists() else version_folder / ENGINE_FILES["cpu"]
 
 
-def installed_gpu() -> str:
-    """Return the compute capability of this machine's first GPU, such as ``sm89``; "" where there is none to ask."""
+def query_gpus(what: str) -> list[str]:
+    """Return ``nvidia-smi``'s answer (such as ``name``) for each GPU; none where there is no GPU or no such command."""
     try:
         answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=20,
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
-    lines = answer.stdout.split()
-    return f"sm{lines[0].replace('.', '')}" if lines else ""
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+
+
+def installed_gpu() -> str:
+    """Return the compute capability of this machine's first GPU, such as ``sm89``; "" where there is none to ask."""
+    found = query_gpus("compute_cap")
+    return f"sm{found[0].replace('.', '')}" if found else ""
 
 
 def engine_problems(source: dict[str, Any], gpu: str) -> list[str]:

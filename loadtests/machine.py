@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+
+from veridict.deploy.repository import query_gpus
 
 _MEBIBYTE = 1024**2
 #: Distributions whose version belongs to a result.
@@ -55,17 +56,7 @@ def describe_machine() -> str:
 
 def describe_gpus() -> str:
     """Return the names of the GPUs that ``nvidia-smi`` lists; "" where there are none or it is absent."""
-    try:
-        answer = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return ", ".join(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    return ", ".join(query_gpus("name"))
 
 
 def installed_versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:

@@ -51,7 +51,10 @@ class FaceCNN(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits [N, 1] for pixels [N, H, W, 3]; callers pass plain pixels."""
-        return self.dense(self.dropout(self.features(pixels).mean(dim=(2, 3)))).float()
+        return self._pooled_logits(self.features(pixels))
+
+    def _pooled_logits(self, features: torch.Tensor) -> torch.Tensor:
+        return self.dense(self.dropout(features.mean(dim=(2, 3)))).float()
 
     def forward_with_cells(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [N, 1] and the logit of every cell [N, H/16, W/16], for training with local labels.
@@ -61,7 +64,7 @@ class FaceCNN(nn.Module):
         features = self.features(pixels)
         weight = self.dense.weight[:, :, None, None]
         cells = nn.functional.conv2d(features, weight, self.dense.bias)[:, 0]
-        return self.dense(self.dropout(features.mean(dim=(2, 3)))).float(), cells.float()
+        return self._pooled_logits(features), cells.float()
 
     def load_imagenet(self) -> None:
         """Start stem and stages from ImageNet weights; the residual channels start as half the colour ones."""

@@ -25,8 +25,8 @@ from veridict.explain.subject import read_subject
 
 from .beside_worker import measure_verdicts
 from .machine import describe_machine
-from .pictures import photograph
-from .pointing_game import KINDS, Kind, Outcome, encode_jpeg, play_turn, table
+from .pictures import encode_jpeg, photograph
+from .pointing_game import KINDS, Kind, Outcome, play_turn, table
 
 #: The four methods the time limit of one face is about.
 CORE = ("saliency", "integrated_gradients", "shap", "lime")

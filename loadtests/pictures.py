@@ -22,11 +22,11 @@ _COLUMNS = 4
 
 
 def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
-    """Return a JPEG file of RGB pixels uint8 [H, W, 3]."""
+    """Return a JPEG file of RGB pixels uint8 [H, W, 3], with chroma at full resolution above quality 90."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
     return buffer.getvalue()
 
 

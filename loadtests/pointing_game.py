@@ -24,6 +24,8 @@ from veridict.explain.models import Models
 from veridict.explain.render import smooth
 from veridict.explain.subject import Subject, read_subject
 
+from .pictures import encode_jpeg
+
 Pixels = npt.NDArray[np.uint8]
 Square = tuple[int, int, int]
 Kind = Literal["swap", "splice"]
@@ -54,13 +56,6 @@ class Outcome:
     hits: dict[str, float]
     chances: dict[str, float]
     rise: float
-
-
-def encode_jpeg(pixels: Pixels, quality: int = 92) -> bytes:
-    """Return a JPEG file of RGB pixels uint8 [H, W, 3], with chroma at full resolution above quality 90."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=0 if quality > 90 else 2)
-    return buffer.getvalue()
 
 
 def resaved(pixels: Pixels, quality: int) -> Pixels:

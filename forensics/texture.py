@@ -27,6 +27,7 @@ MIN_SIDE = 64
 SIDE = 512
 _QUALITY = 75
 _STEP, _TRUNCATE = 2, 2
+_LEVELS = 2 * _TRUNCATE + 1
 _WINDOW, _BANDS = 256, 16
 _BLOCK = 32
 _TINY = 1e-4
@@ -63,29 +64,44 @@ def co_occurrence(luma: Pixels) -> npt.NDArray[np.float64]:
     Third-order co-occurrences of the first-order residual, along rows and columns, mirrored triples merged (Fridrich &
     Kodovsky 2012).
     """
-    levels = 2 * _TRUNCATE + 1
-    grey = luma.astype(np.int16)
-    shares: npt.NDArray[np.float64] = np.zeros(levels**3)
-    for plane in (grey, grey.T):
-        difference = plane[:, 1:] - plane[:, :-1]
-        # Half to even, as numpy rounds: a table of 511 entries is faster than rounding every pixel.
-        table = (np.clip(np.round(np.arange(-255, 256) / _STEP), -_TRUNCATE, _TRUNCATE) + _TRUNCATE).astype(np.uint8)
-        q = table[difference + 255]
-        shares += _histogram(q[:, :-2] * (levels * levels) + q[:, 1:-1] * levels + q[:, 2:], levels**3)
+    rows, columns = (
+        cv2.LUT(_difference(*pair), _quantiser()) for pair in ((luma[:, 1:], luma[:, :-1]), (luma[1:], luma[:-1]))
+    )
+    first, second = np.uint8(_LEVELS * _LEVELS), np.uint8(_LEVELS)
+    shares = _histogram(rows[:, :-2] * first + rows[:, 1:-1] * second + rows[:, 2:], _LEVELS**3)
+    shares += _histogram(columns[:-2] * first + columns[1:-1] * second + columns[2:], _LEVELS**3)
     merged = shares + shares[::-1]
-    return np.asarray(np.log(merged[: levels**3 // 2 + 1] + _TINY), dtype=np.float64)
+    return np.asarray(np.log(merged[: _LEVELS**3 // 2 + 1] + _TINY), dtype=np.float64)
+
+
+def _difference(after: Pixels, before: Pixels) -> Pixels:
+    """Return after - before, held to -128..127, as bytes: far beyond where it is truncated."""
+    return np.asarray(cv2.subtract(after, before, dtype=cv2.CV_8S), dtype=np.int8).view(np.uint8)
 
 
 @cache
-def _bands() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the band [256 * 256] of every frequency (0 = none), and the window [256, 256]."""
+def _quantiser() -> Pixels:
+    """Return the level 0..4 of every difference's byte [256]; half to even, as numpy rounds."""
+    differences = np.arange(256, dtype=np.uint8).view(np.int8)
+    return np.asarray(np.clip(np.round(differences / _STEP), -_TRUNCATE, _TRUNCATE) + _TRUNCATE, dtype=np.uint8)
+
+
+@cache
+def _bands() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Return the band [256 * 129] of every frequency (0 = none), its share of the band's mean, the window [256, 256].
+
+    Frequencies beyond column 128 mirror others, so a column that has a mirror counts twice.
+    """
     offset = np.fft.fftfreq(_WINDOW, 1.0 / _WINDOW)
-    radius = np.hypot(offset[:, None], offset[None, :])
+    radius = np.hypot(offset[:, None], offset[None, : _WINDOW // 2 + 1])
     edges = np.geomspace(2, _WINDOW / 2, _BANDS + 1)
     band = np.searchsorted(edges, radius, side="right")
     band[band > _BANDS] = 0
+    times = np.full(radius.shape, 2.0)
+    times[:, [0, -1]] = 1.0
+    share = times / np.bincount(band.ravel(), times.ravel())[band]
     window = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW)).astype(np.float32)
-    return band.ravel(), window
+    return band.ravel(), share, window
 
 
 def spectrum(luma: Pixels) -> npt.NDArray[np.float64]:
@@ -96,12 +112,12 @@ def spectrum(luma: Pixels) -> npt.NDArray[np.float64]:
     else:
         top, left = (height - _WINDOW) // 2, (width - _WINDOW) // 2
         luma = luma[top : top + _WINDOW, left : left + _WINDOW]
-    band, window = _bands()
+    band, share, window = _bands()
     grey = luma.astype(np.float32)
     transformed = cv2.dft((grey - grey.mean()) * window, flags=cv2.DFT_COMPLEX_OUTPUT)
-    power = (transformed**2).sum(axis=2).ravel()
-    sums, counts = np.bincount(band, power, _BANDS + 1), np.bincount(band, minlength=_BANDS + 1)
-    return np.asarray(np.log(sums[1:] / counts[1:] + 1e-3), dtype=np.float64)
+    real, imaginary = cv2.split(np.ascontiguousarray(transformed[:, : _WINDOW // 2 + 1]))
+    power = (real * real + imaginary * imaginary) * share
+    return np.asarray(np.log(np.bincount(band, power.ravel(), _BANDS + 1)[1:] + 1e-3), dtype=np.float64)
 
 
 def tone(pixels: Pixels) -> npt.NDArray[np.float64]:
@@ -133,8 +149,10 @@ def sharpness(luma: Pixels) -> npt.NDArray[np.float64]:
     blurred in places unlike a lens's depth of field shows here.
     """
     edges = float(np.count_nonzero(cv2.Canny(luma, 80, 160))) / luma.size
-    laplacian = cv2.Laplacian(luma, cv2.CV_32F)
+    laplacian = cv2.Laplacian(luma, cv2.CV_16S).astype(np.float32)
     rows, columns = luma.shape[0] // _BLOCK, luma.shape[1] // _BLOCK
-    blocks = laplacian[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
-    variance = np.log(blocks.var(axis=(1, 3)) + 1.0).ravel()
+    whole = laplacian[: rows * _BLOCK, : columns * _BLOCK]
+    # Shrinking by area to a pixel per block is the mean over the block.
+    mean, square = (cv2.resize(v, (columns, rows), interpolation=cv2.INTER_AREA) for v in (whole, whole * whole))
+    variance = np.log(np.maximum(square - mean * mean, 0.0) + 1.0).ravel()
     return np.array([edges, *np.quantile(variance, [0.05, 0.25, 0.5, 0.75, 0.95]), variance.std()], dtype=np.float64)

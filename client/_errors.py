@@ -86,9 +86,9 @@ def from_status(status: str, message: str, request_id: str) -> VeridictError:
     name = status.rpartition(".")[2]
     if code.startswith("image."):
         return InvalidImageError(sentence, code=code, request_id=request_id)
-    if "maximum queue size" in message or "queue policy" in message or name == "RESOURCE_EXHAUSTED":
+    if code == OverloadedError.default_code or "maximum queue size" in message or name == "RESOURCE_EXHAUSTED":
         return OverloadedError("the server's queue is full", request_id=request_id)
-    if name == "DEADLINE_EXCEEDED" or "timeout expired" in message.lower():
+    if code == DeadlineError.default_code or name == "DEADLINE_EXCEEDED" or "timeout expired" in message.lower():
         return DeadlineError("no answer before the deadline", request_id=request_id)
     if name in ("UNAVAILABLE", "CANCELLED"):
         return UnavailableError(f"the server cannot be reached: {sentence}", request_id=request_id)

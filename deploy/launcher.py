@@ -265,8 +265,9 @@ class TritonServer:
                 pass
             self._process.wait()
             # A server that died, or that had to be killed, leaves its regions behind.
-            for region in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):  # noqa: S108 - shm_open's folder
-                region.unlink(missing_ok=True)
+            for pattern in (f"{self._shared_memory_prefix}*", f"veridict-tickets-{self._process.pid}-*"):
+                for region in Path("/dev/shm").glob(pattern):  # noqa: S108 - shm_open's folder
+                    region.unlink(missing_ok=True)
             if self._reader is not None:
                 self._reader.join(timeout=5)
             if self._process.stdout is not None:

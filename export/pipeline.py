@@ -5,8 +5,8 @@ Evaluation and calibration run here when no server is named; the serving benchma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +15,15 @@ import numpy.typing as npt
 from veridict.deploy.repository import check_repository, cpu_graph, load_judgement
 from veridict.deploy.runtime import Network
 from veridict.forensics import signature as sig
+from veridict.forensics.allocation import keep_freed_memory
 from veridict.forensics.contract import Verdict
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import resize_view
 from veridict.forensics.fusion import Observation, fuse
 from veridict.forensics.preprocess import Prepared, prepare
+
+#: A network: rows in, a row of every output per row out.
+Run = Callable[[npt.NDArray[np.generic]], tuple[npt.NDArray[np.float32], ...]]
 
 
 class InProcessDetector:
@@ -29,13 +33,25 @@ class InProcessDetector:
         RepositoryError: the repository is incomplete or altered.
     """
 
-    def __init__(self, repository: Path, threads: int = 2, needs_calibration: bool = True) -> None:
-        """Load the networks; without calibration only :meth:`observe` works."""
-        self._networks = {
+    def __init__(
+        self,
+        repository: Path,
+        threads: int = 2,
+        needs_calibration: bool = True,
+        networks: Mapping[str, Run] | None = None,
+        pool: Executor | None = None,
+    ) -> None:
+        """Load the networks; without calibration only :meth:`observe` works.
+
+        ``networks`` (by model name, rows in, outputs out) and the ``pool`` that prepares images replace our runtime on
+        ``threads`` threads.
+        """
+        keep_freed_memory()
+        self._networks = networks or {
             model.name: Network(cpu_graph(repository / model.name / "1"), threads)
             for model in (sig.CLIP_IMAGE, sig.FACE_CNN)
         }
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = pool or ThreadPoolExecutor(threads)
         if needs_calibration:
             check_repository(repository, "cpu")
             self.bank, self.calibration, self.versions = load_judgement(repository)

@@ -6,7 +6,7 @@ Standard library only, so the client can parse answers without any image package
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -103,8 +103,8 @@ class Verdict:
 
     def to_json(self) -> str:
         """Return the document as one line of JSON."""
-        document = asdict(self)
-        return json.dumps({"schema": document.pop("schema"), **document}, separators=(",", ":"))
+        # vars() of each part where it is met: asdict() copies every leaf first and takes twice as long.
+        return json.dumps({"schema": self.schema, **vars(self)}, default=vars, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Verdict:

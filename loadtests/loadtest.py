@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import sys
+import time
 import urllib.error
 import urllib.request
 import uuid
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from veridict.client import ClientConfig, DetectorClient, Tls
 from veridict.client.cli_detect import find_images
+from veridict.deploy.backend.tally import PUBLISHED_EVERY
 from veridict.deploy.launcher import LaunchError
 from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError
@@ -173,6 +175,8 @@ def carry_out(arguments: argparse.Namespace, samples: list[Sample], thresholds: 
         _say(f"capacity {capacity:.1f}/s; {arguments.profile}: {len(requests)} requests in {spans[-1].ends:.0f} s ...")
         before = count_verdicts(metrics_url) if metrics_url else 0
         outcomes, tallies = send_open_loop(live, samples, requests, spans[-1].ends)
+        if metrics_url:
+            time.sleep(2 * PUBLISHED_EVERY)  # the server publishes its counts now and then
         judged = count_verdicts(metrics_url) - before if metrics_url else None
     found = figures(requests, outcomes, spans, [s.codes for s in samples], capacity, judged)
     return Run(

@@ -29,6 +29,9 @@ OWN = {
     "view": "CLIP view",
 }
 
+#: What the answer counts as waiting: for a thread of the first step, and finished for the rest of its group.
+WAITS = ("queue", "grouping")
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -93,10 +96,11 @@ def account(
     wall = {name: per_image(c.wall) for name, c in spent.items()}
     queue = sum(per_image(spent[name].queue) for name in PATH)
     measured = {label: own.get(name, 0.0) for name, label in OWN.items()}
+    waited = sum(own.get(name, 0.0) for name in WAITS)
     cnn = wall["face_cnn"] + per_image(spent["face_cnn"].queue)
     stages = {
         **measured,
-        "preprocess: IPC and tensors": wall["preprocess"] - sum(measured.values()),
+        "preprocess: taking in, waiting for a thread and for others": wall["preprocess"] + waited,
         "CLIP encoder": wall["clip_image"],
         "face CNN": wall["face_cnn"],
         "faces: gathering and IPC": wall["faces"] - cnn,
@@ -105,7 +109,7 @@ def account(
         "at the same time (encoder and faces)": -min(wall["clip_image"], wall["faces"]),
     }
     rest = total - sum(stages.values())
-    stages["gRPC, ensemble scheduling, client"] = rest
+    stages["gRPC, ensemble scheduling, handing on, client"] = rest
     if client:
         stages["(of it the client's CPU)"] = client
     return Profile(image, stages, total)
@@ -127,7 +131,7 @@ def profile_alone(served: Served, image: str, data: bytes, seconds: float) -> Pr
         cpu = time.process_time() - cpu
         after = read_counters(client)
     timings = [json.loads(d)["timings_ms"] for d in documents]
-    own = {name: statistics.fmean(t.get(name, 0.0) for t in timings) for name in OWN}
+    own = {name: statistics.fmean(t.get(name, 0.0) for t in timings) for name in (*OWN, *WAITS)}
     spent = {name: after[name] - before[name] for name in after}
     count = len(documents)
     return account(image, own, spent, count, statistics.fmean(latencies), 1e3 * cpu / count)
@@ -154,7 +158,10 @@ def profile_table(profiles: list[Profile]) -> str:
 
 @dataclass(frozen=True)
 class Load:
-    """One model under load: rows per execution, milliseconds in its queue per request, and of work per image."""
+    """One model under load: rows per execution, milliseconds in its queue per request, and of work per image.
+
+    Of ``preprocess`` only what it takes to accept a request: it answers later, and its work is not Triton's to count.
+    """
 
     image: str
     model: str

@@ -1,75 +1,140 @@
-"""Encoded bytes -> facts and forensic measurements, the CLIP view and the face crops; every image decoded once."""
+"""The model ``preprocess``: encoded bytes -> facts and forensic measurements, the CLIP view and the face crops.
+
+It takes requests from Triton at once, refuses what is too much (:mod:`.tickets`), queues the rest by itself and answers
+later (:mod:`.intake`), through the response senders that the python backend has for it in the default transaction mode.
+"""
+
+from __future__ import annotations
 
 import base64
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from veridict.deploy.backend import serving
+from veridict.deploy.runtime import usable_cores
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import CODES, ImageError
 from veridict.forensics.preprocess import Prepared, prepare, warm_up
 
+from . import serving
+from .intake import Intake, Job, Late
+from .tally import Tally
+from .tickets import TicketOffice
+
+#: Seconds after which an image that no step answered is no longer counted as under way.
+_LONGEST = 10.0
+
+Prepare = Job[bytes, Prepared]
+
 
 class TritonPythonModel:
-    def initialize(self, args):
-        serving.limit_threads(1)
-        workers = int(serving.parameter(args, "threads", "0")) or len(os.sched_getaffinity(0))
-        self.pool = ThreadPoolExecutor(workers, initializer=warm_up)
-        # Threads start with their first job: give each one now, so that no request pays for loading the face finder.
-        list(self.pool.map(time.sleep, [0.05] * workers))
-        family = pb_utils.MetricFamily(
-            name="veridict_image_errors_total",
-            description="Images refused, by code",
-            kind=pb_utils.MetricFamily.COUNTER,
+    """Prepares every image once; a request's answer is the tensors of its images, or its first image's error."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Start the threads; the configuration's parameters say how many, and how much is too much."""
+        serving.set_up_process()
+        self.tickets = TicketOffice(int(serving.parameter(args, "capacity", "64")), sig.PREPROCESS.max_batch_size)
+        self.patience = float(serving.parameter(args, "patience_seconds", "4"))
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        # The families are kept: metrics go when their family does.
+        errors, refused, under_way = self.families = [
+            pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
+            for name, text, kind in (
+                ("image_errors_total", "Images refused, by code", counter),
+                ("requests_refused_total", "Requests refused, by reason", counter),
+                ("images_under_way", "Images admitted and not yet judged", gauge),
+            )
+        ]
+        counters: dict[Hashable, Any] = {code: errors.Metric(labels={"code": code}) for code in CODES}
+        counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late")}
+        level = under_way.Metric(labels={"process": str(os.getpid())})
+        self.tally = Tally(counters, gauges=[(level, lambda: self.tickets.in_use)])
+        self.intake: Intake[bytes, Prepared] = Intake(
+            int(serving.parameter(args, "threads", "0")) or usable_cores(),
+            prepare,
+            self._hand_on,
+            int(serving.parameter(args, "group", "8")),
+            initializer=warm_up,
         )
-        self.errors = {code: family.Metric(labels={"code": code}) for code in CODES}
-        self.family = family
 
-    def execute(self, requests):
-        # All images of all requests go to the pool at once; the native decoders release the interpreter's lock.
-        jobs = [[self.pool.submit(prepare, data) for data in serving.read(r, sig.IMAGE).ravel()] for r in requests]
-        pending = iter(jobs)
-        return serving.answer_each(requests, "preprocess", lambda request: self._answer(next(pending)))
+    def execute(self, requests: list[Any]) -> None:
+        """Take the requests in, or refuse them; the answers follow through their response senders."""
+        now = time.monotonic()
+        for request in requests:
+            sender = request.get_response_sender()
+            images = serving.read(request, sig.IMAGE).ravel()
+            # Microseconds, 0 without one: what the client's own deadline leaves. Nobody waits for an image after it.
+            deadline = request.timeout() * 1e-6 or _LONGEST
+            tickets = self.tickets.take(len(images), min(deadline, _LONGEST))
+            if tickets is None:
+                self.tally.count("full")
+                _send(sender, serving.overloaded())
+            else:
+                self.intake.put(Job((sender, tickets), list(images), now + min(self.patience, deadline)))
 
-    def _answer(self, futures):
-        prepared = []
-        for index, future in enumerate(futures):
+    def _hand_on(self, jobs: list[Prepare]) -> None:
+        answers = [(*job.key, self._answer(job)) for job in jobs]
+        for sender, tickets, answer in answers:  # all that is built goes at once, for the next step to find together
+            if answer.has_error():
+                self.tickets.give_back(tickets)
+            _send(sender, answer)
+
+    def _answer(self, job: Prepare) -> Any:
+        if job.error is None:
             try:
-                prepared.append(future.result())
-            except ImageError as error:
-                self.errors[error.code].increment(1)
-                if len(futures) > 1:
-                    raise ImageError(error.code, f"image {index} of the request") from None
-                raise
-        most = max(len(p.boxes) for p in prepared)
-        faces = np.zeros((len(prepared), most, sig.FACE_SIZE, sig.FACE_SIZE, 3), np.uint8)
-        for row, item in zip(faces, prepared, strict=True):
-            row[: len(item.crops)] = item.crops if len(item.crops) else 0
-        return pb_utils.InferenceResponse(
-            [
-                serving.write(sig.FACTS, [json.dumps(_facts(p)) for p in prepared]),
-                serving.write(sig.CLIP_VIEW, np.stack([p.view for p in prepared])),
-                serving.write(sig.FACES, faces),
-                serving.write(sig.FACE_COUNT, np.array([[len(p.boxes)] for p in prepared], np.int32)),
-            ]
-        )
+                return _tensors(job)
+            except Exception as failure:  # whatever it is, the client gets an answer
+                return serving.fail("preprocess", failure)
+        index, error = job.error
+        if isinstance(error, Late):
+            self.tally.count("late")
+            return serving.late()
+        if not isinstance(error, ImageError):
+            return serving.fail("preprocess", error)
+        self.tally.count(error.code)
+        return serving.refuse(ImageError(error.code, f"image {index} of the request") if len(job.items) > 1 else error)
 
-    def finalize(self):
-        self.pool.shutdown(wait=True)
+    def finalize(self) -> None:
+        """Finish what was taken in."""
+        self.intake.close()
+        self.tally.close()
+        self.tickets.close()
 
 
-def _facts(item: Prepared) -> dict:
+def _send(sender: Any, answer: Any) -> None:
+    sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def _tensors(job: Prepare) -> Any:
+    prepared = [item for item in job.results if item is not None]
+    most = max(len(p.boxes) for p in prepared)
+    faces = np.zeros((len(prepared), most, sig.FACE_SIZE, sig.FACE_SIZE, 3), np.uint8)
+    for row, item in zip(faces, prepared, strict=True):
+        row[: len(item.crops)] = item.crops if len(item.crops) else 0
+    return pb_utils.InferenceResponse(
+        [
+            serving.write(sig.FACTS, [json.dumps(_facts(job, i, p)) for i, p in enumerate(prepared)]),
+            serving.write(sig.CLIP_VIEW, np.stack([p.view for p in prepared])),
+            serving.write(sig.FACES, faces),
+            serving.write(sig.FACE_COUNT, np.array([[len(p.boxes)] for p in prepared], np.int32)),
+        ]
+    )
+
+
+def _facts(job: Prepare, index: int, item: Prepared) -> dict[str, Any]:
+    waited = {"queue": job.begun[index] - job.arrived, "grouping": time.monotonic() - job.finished[index]}
     return {
         "image": asdict(item.image),
         "measurements": {name: asdict(m) for name, m in item.measurements.items()},
         "texture": None if item.texture is None else base64.b64encode(item.texture.tobytes()).decode(),
         "boxes": item.boxes,
-        "timings_ms": item.timings_ms,
-        "received": time.time(),
+        "timings_ms": item.timings_ms | {name: round(v * 1e3, 3) for name, v in waited.items()},
+        "handed_on": time.time(),
+        "ticket": (os.getpid(), job.key[1][index]),
     }

@@ -12,20 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
+from veridict.forensics.allocation import keep_freed_memory
 from veridict.forensics.errors import ImageError
 from veridict.forensics.signature import Tensor
 
 
-def limit_threads(count: int = 1) -> None:
-    """Fix the OpenMP, BLAS and OpenCV thread counts of this process; call before the libraries start their pools.
+def set_up_process(threads: int = 1) -> None:
+    """Fix the OpenMP, BLAS and OpenCV thread counts of this process and keep its freed memory.
 
-    A stub per model that each starts a pool per core oversubscribes the machine and collapses throughput.
+    Call before the libraries start their pools: a stub per model that each starts a pool per core oversubscribes the
+    machine and collapses throughput.
     """
+    keep_freed_memory()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = str(count)
+        os.environ[name] = str(threads)
     import cv2
 
-    cv2.setNumThreads(count)
+    cv2.setNumThreads(threads)
 
 
 def parameter(args: dict[str, str], name: str, default: str) -> str:
@@ -56,6 +59,24 @@ def write(tensor: Tensor, values: Sequence[Any] | npt.NDArray[Any]) -> Any:
 def refuse(error: ImageError) -> Any:
     """Return the INVALID_ARGUMENT answer that carries an image error's code."""
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
+
+
+def overloaded() -> Any:
+    """Return the UNAVAILABLE answer of a full server."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(
+            "[server.overloaded] as many images as the server takes are under way", pb_utils.TritonError.UNAVAILABLE
+        )
+    )
+
+
+def late() -> Any:
+    """Return the UNAVAILABLE answer to a request that waited beyond its deadline."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(
+            "[server.deadline] waited beyond the request's deadline", pb_utils.TritonError.UNAVAILABLE
+        )
+    )
 
 
 def fail(what: str, error: Exception) -> Any:

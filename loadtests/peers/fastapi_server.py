@@ -14,17 +14,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from veridict.deploy.repository import ENGINE_FILES, cpu_graph, load_judgement
+from veridict.deploy.repository import ENGINE_FILES, cpu_graph
 from veridict.deploy.runtime import Network, usable_cores
-from veridict.export.pipeline import InProcessDetector
+from veridict.export.pipeline import InProcessDetector, Run
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import ImageError
 from veridict.forensics.preprocess import warm_up
 
-Run = Callable[[npt.NDArray[np.generic]], tuple[npt.NDArray[np.float32], ...]]
 #: How the worker processes learn what to load: uvicorn starts them by the name of the application factory.
 _SETTINGS = "VERIDICT_PEER"
 #: FastAPI's own default. Fewer threads, or one worker with them all, were no faster on two cores.
@@ -59,21 +55,16 @@ class CallingThread(Executor):
         return future
 
 
-class Detector(InProcessDetector):
-    """The same stages in the calling thread, with networks of the runtime's choice; safe to share between threads."""
-
-    def __init__(self, repository: Path, runtime: str, cuda: bool) -> None:
-        """Load networks, prompt bank and calibration; the parent's own would be our runtime and a pool of threads."""
-        self._networks = {}
-        for model in (sig.CLIP_IMAGE, sig.FACE_CNN):
-            folder = repository / model.name / "1"
-            # int8 is for CPUs; a GPU runs the float graph.
-            graph = folder / ENGINE_FILES["cpu"] if cuda else cpu_graph(folder)
-            run = load_onnx(graph, cuda) if runtime == "onnxruntime" else Network(graph, 1)
-            self._networks[model.name] = run  # type: ignore[assignment]
-        self._pool = CallingThread()  # type: ignore[assignment]
-        self.bank, self.calibration, self.versions = load_judgement(repository)
-        warm_up()
+def load_detector(repository: Path, runtime: str, cuda: bool) -> InProcessDetector:
+    """Return the same stages in the calling thread, with networks of the runtime's choice; threads may share it."""
+    networks: dict[str, Run] = {}
+    for model in (sig.CLIP_IMAGE, sig.FACE_CNN):
+        folder = repository / model.name / "1"
+        # int8 is for CPUs; a GPU runs the float graph.
+        graph = folder / ENGINE_FILES["cpu"] if cuda else cpu_graph(folder)
+        networks[model.name] = load_onnx(graph, cuda) if runtime == "onnxruntime" else Network(graph, 1)
+    warm_up()
+    return InProcessDetector(repository, networks=networks, pool=CallingThread())
 
 
 def create_app() -> Any:
@@ -85,7 +76,7 @@ def create_app() -> Any:
 
     repository, runtime, cuda, threads = os.environ[_SETTINGS].split("\n")
     cv2.setNumThreads(1)
-    detector = Detector(Path(repository), runtime, cuda == "cuda")
+    detector = load_detector(Path(repository), runtime, cuda == "cuda")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -188,6 +188,8 @@ def test_unfit_inputs_raise_input_error(bad):
             "image.corrupt",
         ),
         ("StatusCode.UNAVAILABLE", "Exceeds maximum queue size", OverloadedError, "server.overloaded"),
+        ("StatusCode.UNAVAILABLE", "in ensemble, [server.overloaded] full", OverloadedError, "server.overloaded"),
+        ("StatusCode.UNAVAILABLE", "in ensemble, [server.deadline] waited", DeadlineError, "server.deadline"),
         ("StatusCode.RESOURCE_EXHAUSTED", "big", OverloadedError, "server.overloaded"),
         ("StatusCode.UNAVAILABLE", "failed to connect", UnavailableError, "server.unavailable"),
         ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineError, "server.deadline"),

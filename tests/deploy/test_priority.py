@@ -36,7 +36,7 @@ def server(tmp_path, monkeypatch):
     text = text.replace('platform: "tensorrt_plan"\ndefault_model_filename: "model.plan"', 'backend: "python"')
     text = re.sub(r"instance_group \[.*?\n\]", "instance_group [ { count: 1 kind: KIND_CPU } ]", text, flags=re.DOTALL)
     text = re.sub(r"optimization \{.*", "", text, flags=re.DOTALL)
-    text = text.replace("max_queue_delay_microseconds: 500", "preferred_batch_size: [ 1 ]")
+    text = text.replace("max_queue_delay_microseconds: 0", "preferred_batch_size: [ 1 ]")
     (tmp_path / "face_cnn" / "1").mkdir(parents=True)
     (tmp_path / "face_cnn" / "config.pbtxt").write_text(text.replace("max_batch_size: 64", "max_batch_size: 1"))
     (tmp_path / "face_cnn" / "1" / "model.py").write_text(ENGINE)

@@ -13,6 +13,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from veridict.client import AsyncDetectorClient, ClientConfig, DeadlineError, DetectorClient, InvalidImageError
+from veridict.deploy.backend.tally import PUBLISHED_EVERY
 from veridict.deploy.repository import default_repository
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics.fusion import replay
@@ -191,8 +192,10 @@ def test_verdicts_and_refusals_are_counted(triton, detector, encode, cat):
     detector.detect(encode(cat))
     with pytest.raises(InvalidImageError):
         detector.detect(b"junk")
+    time.sleep(3 * PUBLISHED_EVERY)
     with urllib.request.urlopen(triton.metrics_url, timeout=10) as response:
         text = response.read().decode()
+    assert re.search(r"veridict_images_under_way\{[^}]*\} 0", text)
     for pattern in (
         r'veridict_verdicts_total\{[^}]*verdict="(real|deepfake)"[^}]*\} [1-9]',
         r'veridict_image_errors_total\{[^}]*code="image.unsupported_format"[^}]*\} [1-9]',

@@ -275,19 +275,21 @@ def test_stages_add_up_to_the_request():
         return stages.Counters(images, images, images, *(milli * images * v for v in (queue, wall, wall)))
 
     spent = {
-        "preprocess": counters(9, 1),
+        "preprocess": counters(1, 1),
         "clip_image": counters(6),
         "faces": counters(5),
         "face_cnn": counters(3, 1),
         "fusion": counters(1),
     }
     own = {"decode": 2.0, "shrink": 1.0, "forensics": 1.0, "texture": 2.0, "faces": 1.0, "view": 0.5}
+    own |= {"queue": 0.3, "grouping": 0.2}
     profile = stages.account("s", own, spent, 10, 20.0)
     assert sum(profile.stages.values()) == pytest.approx(profile.total)
-    assert profile.stages["preprocess: IPC and tensors"] == pytest.approx(1.5)
+    assert profile.stages["preprocess: taking in, waiting for a thread and for others"] == pytest.approx(1.5)
     assert profile.stages["faces: gathering and IPC"] == pytest.approx(1.0)
     assert profile.stages["at the same time (encoder and faces)"] == pytest.approx(-5.0)
-    assert profile.stages["gRPC, ensemble scheduling, client"] == pytest.approx(20 - (9 + 6 + 5 + 1 + 1 - 5))
+    rest = 20 - (7.5 + 1.5 + 6 + 5 + 1 + 1 + 1 - 5 - 1)
+    assert profile.stages["gRPC, ensemble scheduling, handing on, client"] == pytest.approx(rest)
     rows = parse(stages.profile_table([profile]))
     assert rows[2] == ["decode", "2.00 (10%)"]
     assert rows[-1][1] == "20.00"

@@ -9,7 +9,7 @@ from veridict.forensics import signature as sig
 
 class TritonPythonModel:
     def initialize(self, args):
-        serving.limit_threads(1)
+        serving.set_up_process()
 
     def execute(self, requests):
         batches = [(serving.read(r, sig.FACES), serving.read(r, sig.FACE_COUNT)[:, 0]) for r in requests]

@@ -8,6 +8,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from veridict.deploy.backend import serving
+from veridict.deploy.backend.tally import Tally
+from veridict.deploy.backend.tickets import TicketReturns
 from veridict.deploy.repository import load_judgement
 from veridict.forensics import signature as sig
 from veridict.forensics.contract import ImageFacts
@@ -17,12 +19,12 @@ from veridict.forensics.measure import Measurement
 
 class TritonPythonModel:
     def initialize(self, args):
-        serving.limit_threads(1)
+        serving.set_up_process()
         self.bank, self.calibration, self.versions = load_judgement(serving.version_folder(args).parent.parent)
         self.verdicts = pb_utils.MetricFamily(
             name="veridict_verdicts_total", description="Images judged", kind=pb_utils.MetricFamily.COUNTER
         )
-        self.counters = {
+        counters = {
             (verdict, confidence): self.verdicts.Metric(labels={"verdict": verdict, "confidence": confidence})
             for verdict in ("real", "deepfake")
             for confidence in ("high", "low")
@@ -32,13 +34,17 @@ class TritonPythonModel:
             description="Images by fake probability, in tenths (le = upper bound of the tenth)",
             kind=pb_utils.MetricFamily.COUNTER,
         )
-        self.tenths = [self.scores.Metric(labels={"le": f"{(i + 1) / 10:.1f}"}) for i in range(10)]
+        tenths = {i: self.scores.Metric(labels={"le": f"{(i + 1) / 10:.1f}"}) for i in range(10)}
+        self.tally = Tally(counters | tenths)
+        self.returns = TicketReturns()
 
     def execute(self, requests):
         return serving.answer_each(requests, "fusion", self._answer)
 
     def _answer(self, request):
         facts = [json.loads(f) for f in serving.read(request, sig.FACTS).ravel()]
+        for image in facts:
+            self.returns.give_back(image["ticket"])
         rows = [serving.read(request, t) for t in (sig.EMBEDDING_OUT, sig.INTERMEDIATES_OUT, sig.FACE_LOGITS)]
         verdicts = [self._judge(request.request_id(), *row) for row in zip(facts, *rows, strict=True)]
         return pb_utils.InferenceResponse(
@@ -50,7 +56,7 @@ class TritonPythonModel:
 
     def _judge(self, request_id, facts, embedding, intermediates, logits):
         boxes = [tuple(box) for box in facts["boxes"]]
-        waited = round((time.time() - facts["received"]) * 1e3, 3)
+        waited = round((time.time() - facts["handed_on"]) * 1e3, 3)
         seen = Observation(
             request_id=request_id,
             image=ImageFacts(**facts["image"]),
@@ -63,6 +69,8 @@ class TritonPythonModel:
             texture=facts["texture"] and np.frombuffer(base64.b64decode(facts["texture"]), np.float32),
         )
         verdict = fuse(seen, self.bank, self.calibration, self.versions)
-        self.counters[verdict.verdict, verdict.confidence].increment(1)
-        self.tenths[min(9, int(verdict.fake_probability * 10))].increment(1)
+        self.tally.count((verdict.verdict, verdict.confidence), min(9, int(verdict.fake_probability * 10)))
         return verdict
+
+    def finalize(self):
+        self.tally.close()

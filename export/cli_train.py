@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sources whose fakes are generated from edge to edge: learnt cell by cell, two pictures in one",
     )
     face.add_argument("--mix", type=float, default=0.45, help="share of their draws that is two pictures in one")
+    face.add_argument("--mosaic", type=float, default=0.0, help="share of their draws that is four pictures in one")
+    face.add_argument(
+        "--drop-path", type=float, default=0.0, help="chance of skipping the deepest block (stochastic depth)"
+    )
+    face.add_argument("--average", type=float, default=0.997, help="decay per step of the averaged weights")
     face.add_argument("--crop", type=int, default=160, help="side of the training windows, at most 224")
     face.add_argument("--weight-decay", type=float, default=0.02)
     face.add_argument("--leave-out", default="", help="source kept for validation, for leave-one-source-out figures")
@@ -80,6 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
                     emphasis=tuple(arguments.emphasis),
                     whole_fakes=tuple(arguments.whole_fakes),
                     mix=arguments.mix,
+                    mosaic=arguments.mosaic,
+                    drop_path=arguments.drop_path,
+                    average=arguments.average,
                     crop=arguments.crop,
                     weight_decay=arguments.weight_decay,
                     leave_out=arguments.leave_out,

@@ -19,12 +19,16 @@ MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
 
 
-def create_trunk() -> Any:
-    """Return the classifier-free timm network with random weights (3.4 M parameters, 1280 channels at stride 32)."""
+def create_trunk(drop_path: float = 0.0) -> Any:
+    """Return the classifier-free timm network with random weights (3.4 M parameters, 1280 channels at stride 32).
+
+    ``drop_path`` is the chance, in training, that the deepest block is skipped; earlier blocks have less (stochastic
+    depth, Huang et al. 2016).
+    """
     declare_torchvision_operators()
     import timm
 
-    return timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, global_pool="")
+    return timm.create_model(TIMM_NAME, pretrained=False, num_classes=0, global_pool="", drop_path_rate=drop_path)
 
 
 def imagenet_state() -> dict[str, Any]:

@@ -24,10 +24,10 @@ RESIDUAL_LIMIT = 12.0
 class FaceCNN(nn.Module):
     """Scores face crops: uint8 or float pixels [N, H, W, 3] in 0..255 (RGB) -> logit [N, 1], positive means fake."""
 
-    def __init__(self, width: int = 384, dropout: float = 0.3) -> None:
+    def __init__(self, width: int = 384, dropout: float = 0.3, drop_path: float = 0.0) -> None:
         """Build with random weights; ``width`` is the channel count before GlobalAveragePooling."""
         super().__init__()
-        trunk = efficientnet.create_trunk()
+        trunk = efficientnet.create_trunk(drop_path)
         old = trunk.conv_stem
         self.stem = nn.Conv2d(6, old.out_channels, 3, stride=2, padding=1, bias=False)
         self.stem_norm = trunk.bn1
@@ -78,12 +78,12 @@ class FaceCNN(nn.Module):
         self.stages.load_state_dict({k: state[prefix + k] for k in wanted})
 
 
-def load_face_cnn(path: Path) -> FaceCNN:
+def load_face_cnn(path: Path, drop_path: float = 0.0) -> FaceCNN:
     """Return the network of a safetensors file (fp16 or fp32), in fp32 and evaluation mode."""
     from safetensors.torch import load_file
 
     state = load_file(path)
-    model = FaceCNN(width=state["dense.weight"].shape[1])
+    model = FaceCNN(width=state["dense.weight"].shape[1], drop_path=drop_path)
     model.load_state_dict(
         {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     )

@@ -29,9 +29,10 @@ class FaceTraining:
 
     ``start`` goes on from earlier weights in place of ImageNet's; ``emphasis`` multiplies the share of named sources.
 
-    ``whole_fakes`` names the sources whose fakes are generated from edge to edge. Of these a share ``mix`` of the draws
-    is two pictures in one, and their cells of 16 x 16 pixels are labelled one by one (``cell_weight`` in the loss): a
-    network of which a few hundred pictures are asked cell by cell has less to learn by heart.
+    ``whole_fakes`` names the sources whose fakes are generated from edge to edge. Of these a share ``mosaic`` of the
+    draws is four pictures side by side and a share ``mix`` two pictures in one, and their cells of 16 x 16 pixels are
+    labelled one by one (``cell_weight`` in the loss): a network of which a few hundred pictures are asked piece by
+    piece has less to learn by heart. ``drop_path`` is stochastic depth.
     """
 
     data: Path
@@ -52,6 +53,9 @@ class FaceTraining:
     leave_out: str = ""
     whole_fakes: tuple[str, ...] = ()
     mix: float = 0.45
+    mosaic: float = 0.0
+    drop_path: float = 0.0
+    average: float = 0.997
     cell_weight: float = 0.5
     workers: int = 1
 
@@ -97,6 +101,8 @@ class FaceSamples(Dataset[Draw]):
         chosen = rng.choice(len(self.groups), p=self.weights)
         group, whole = self.groups[chosen], self.whole[chosen]
         label = index % 2
+        if whole and rng.random() < self.settings.mosaic:
+            return self._mosaic(group, rng)
         blended = label == 1 and (not group[1] or rng.random() < self.settings.self_blend) and bool(group[0])
         pool = group[0] if blended else (group[label] or group[1 - label])
         sample = pool[rng.integers(len(pool))]
@@ -118,6 +124,30 @@ class FaceSamples(Dataset[Draw]):
         elif blended:
             cells[:] = _UNKNOWN
         return torch.from_numpy(np.ascontiguousarray(view)), target, torch.from_numpy(cells)
+
+    def _mosaic(self, group: list[list[Sample]], rng: np.random.Generator) -> Draw:
+        """Return a draw of four pictures side by side: fakes of ``group``, real ones of it or of any other source."""
+        crop = self.settings.crop
+        side = crop // _CELL
+        row, column = (int(rng.integers(3, side - 2)) for _ in range(2))
+        view = np.empty((crop, crop, 3), np.uint8)
+        cells = np.empty((side, side), np.float32)
+        for rows in (slice(0, row), slice(row, side)):
+            for columns in (slice(0, column), slice(column, side)):
+                fake = int(rng.random() < 0.5)
+                pool = group[fake]
+                if not fake and rng.random() < 0.4:
+                    pool = self.groups[rng.integers(len(self.groups))][0]
+                sample = pool[rng.integers(len(pool))]
+                height, width = ((s.stop - s.start) * _CELL for s in (rows, columns))
+                tile = augment.augment_face(self.read(sample), rng, SIZE, max(height, width))
+                view[rows.start * _CELL : rows.stop * _CELL, columns.start * _CELL : columns.stop * _CELL] = tile[
+                    :height, :width
+                ]
+                cells[rows, columns] = fake
+        if rng.random() < 0.5:
+            view = augment.recompress(view, int(rng.integers(60, 96)), bool(rng.random() < 0.7))
+        return torch.from_numpy(view), float(cells.mean()), torch.from_numpy(cells)
 
 
 class WithCells(nn.Module):
@@ -180,7 +210,11 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
     for source in [*(name for name, _ in settings.emphasis), *settings.whole_fakes]:
         if source not in known:
             raise ValueError(f"no training source is called {source!r}; there are {', '.join(sorted(known))}")
-    model = FaceCNN() if settings.start is None else load_face_cnn(settings.start)
+    model = (
+        FaceCNN(drop_path=settings.drop_path)
+        if settings.start is None
+        else load_face_cnn(settings.start, settings.drop_path)
+    )
     if settings.start is None and settings.imagenet:
         model.load_imagenet()
     dataset = FaceSamples(settings, samples)
@@ -189,7 +223,7 @@ def train_face_cnn(settings: FaceTraining) -> dict[str, dict[str, float]]:
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     total = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=total, pct_start=0.1)
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.997), use_buffers=True)
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     state_path = settings.run / "state.pt"
     first = 0

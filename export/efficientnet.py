@@ -51,13 +51,15 @@ def imagenet_state() -> dict[str, Any]:
     return state
 
 
-def imagenet_classifier() -> npt.NDArray[np.float64]:
-    """Return the ImageNet classifier's weights [1000, 1280] over the trunk's pooled features.
+def imagenet_classifier() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the ImageNet classifier's weights [1000, 1280] over the trunk's pooled features, and its bias [1000].
 
     Raises:
         ImportError: the weights package is not installed.
     """
-    return np.asarray(_read_package()["_fc.weight"].double().numpy(), dtype=np.float64)
+    package = _read_package()
+    weight, bias = (np.asarray(package[f"_fc.{name}"].double().numpy(), np.float64) for name in ("weight", "bias"))
+    return weight, bias
 
 
 def imagenet_names() -> list[str]:

@@ -9,6 +9,7 @@ class c lie about m + S (w_c - mean(w)).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,9 +45,18 @@ def read_class_categories() -> list[str]:
     return categories
 
 
+def category_posteriors(features: Floats, categories: Sequence[str]) -> Floats:
+    """Return what the ImageNet classifier makes of pooled features [N, C]: probabilities [N, K] of the categories."""
+    weights, bias = efficientnet.imagenet_classifier()
+    logits = features @ weights.T.astype(np.float32) + bias.astype(np.float32)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    belongs = np.array([[own == name for name in categories] for own in read_class_categories()], np.float32)
+    return np.asarray(shares @ belongs / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
 def draw_prototypes(features: Floats, per_class: int, seed: int) -> Prototypes:
     """Return ``per_class`` drawn features of each ImageNet class, given real features [N, C] of the same trunk."""
-    weights = efficientnet.imagenet_classifier()
+    weights, _ = efficientnet.imagenet_classifier()
     mean, covariance = features.mean(axis=0), np.cov(features.T).astype(np.float64)
     directions = (weights - weights.mean(axis=0)) @ covariance
     directions *= np.sqrt(np.trace(covariance)) / np.linalg.norm(directions, axis=1, keepdims=True)

@@ -23,15 +23,21 @@ from .bundled import COMPACT
 from .clip_model import Backbone, load_clip
 from .datasets import Sample, find_folders, read_image, read_manifest
 from .prompts import PHOTOGRAPHED, Prompts, read_kinds, read_prompts
-from .prototypes import draw_prototypes
+from .prototypes import category_posteriors, draw_prototypes
 from .weights import save_half, seed_everything
 
+#: Categories that ImageNet has next to no classes of: its classifier calls them something else.
+_NOT_IN_IMAGENET = ("human face", "plant", "document", "screenshot")
 _TEMPLATES = ("{}", "a photo of a {}", "a picture of {}", "an image of a {}")
 
 
 @dataclass(frozen=True)
 class ClipTraining:
-    """Settings of one run; the defaults are those of the bundled weights (see its model card)."""
+    """Settings of one run; the defaults are those of the bundled weights (see its model card).
+
+    ``distil`` is the share of a picture's category label that is what the trunk's ImageNet classifier says instead, and
+    ``dropout`` that of the trunk's features: both keep a few thousand pictures from outvoting a million.
+    """
 
     manifest: Path
     faces: Path
@@ -44,6 +50,8 @@ class ClipTraining:
     batch: int = 256
     prototypes: int = 4
     prototype_share: float = 0.15
+    distil: float = 0.2
+    dropout: float = 0.5
     learning_rate: float = 1e-3
     seed: int = 20261123
 
@@ -152,6 +160,9 @@ def _train_heads(
     truth = torch.cat([truth, torch.full(drawn.shape[:2], -1)])
     all_captions = [s.caption for s in samples] + extra.captions
     category = torch.tensor([names.index(c) for c in [s.category for s in samples] + extra.categories])
+    share = torch.full((len(category),), settings.distil)
+    share[[names[c] in _NOT_IN_IMAGENET for c in category.tolist()]] = 0.0
+    told = torch.from_numpy(category_posteriors(features.flatten(0, 1).numpy(), names)).view(*features.shape[:2], -1)
     weights = np.concatenate(
         [
             (1 - settings.prototype_share) * _balance(category[: len(samples)]),
@@ -167,7 +178,7 @@ def _train_heads(
     for step in range(settings.steps):
         chosen = rng.choice(len(weights), settings.batch, p=weights)
         view = rng.integers(features.shape[1], size=settings.batch)
-        x = nn.functional.dropout(features[chosen, view], 0.2)
+        x = nn.functional.dropout(features[chosen, view], settings.dropout)
         image = nn.functional.normalize(model.visual.head(x), dim=-1)
         captions = [_TEMPLATES[rng.integers(len(_TEMPLATES))].format(all_captions[i]) for i in chosen]
         texts = [*_pick(prompts.classes(), rng), *dict.fromkeys(captions)]
@@ -176,7 +187,9 @@ def _train_heads(
         own, known = category[chosen], truth[chosen, view] >= 0
         by_caption = logits[:, 2 + len(names) :]
         positives = torch.tensor([texts.index(c, 2 + len(names)) - 2 - len(names) for c in captions])
-        loss = nn.functional.cross_entropy(logits[:, 2 : 2 + len(names)], own, label_smoothing=0.05)
+        labels = nn.functional.one_hot(own, len(names))
+        target = torch.lerp(labels.float(), told[chosen, view], share[chosen][:, None])
+        loss = nn.functional.cross_entropy(logits[:, 2 : 2 + len(names)], target, label_smoothing=0.05)
         loss = loss + nn.functional.cross_entropy(
             logits[known][:, :2], truth[chosen, view][known], label_smoothing=0.05
         )

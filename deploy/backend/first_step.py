@@ -65,18 +65,28 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests in, or refuse them; the answers follow through their response senders."""
-        now = time.monotonic()
         for request in requests:
             sender = request.get_response_sender()
-            images = serving.read(request, sig.IMAGE).ravel()
-            # Microseconds, 0 without one: what the client's own deadline leaves. Nobody waits for an image after it.
-            deadline = request.timeout() * 1e-6 or _LONGEST
-            tickets = self.tickets.take(len(images), min(deadline, _LONGEST))
-            if tickets is None:
-                self.tally.count("full")
-                _send(sender, serving.overloaded())
-            else:
-                self.intake.put(Job((sender, tickets), list(images), now + min(self.patience, deadline)))
+            try:
+                refusal = self._take_in(request, sender)
+            except Exception as error:  # one bad request must not take the others down with it
+                refusal = serving.fail("preprocess", error)
+            if refusal is not None:
+                _send(sender, refusal)
+
+    def _take_in(self, request: Any, sender: Any) -> Any:
+        """Queue a request; return its refusal where it is not taken."""
+        images = list(serving.read(request, sig.IMAGE).ravel())
+        if not images:
+            return serving.refuse(ImageError("image.empty", "a request without an image"))
+        # Microseconds, 0 without one: what the client's own deadline leaves. Nobody waits for an image after it.
+        deadline = request.timeout() * 1e-6 or _LONGEST
+        tickets = self.tickets.take(len(images), min(deadline, _LONGEST))
+        if tickets is None:
+            self.tally.count("full")
+            return serving.overloaded()
+        self.intake.put(Job((sender, tickets), images, time.monotonic() + min(self.patience, deadline)))
+        return None
 
     def _hand_on(self, jobs: list[Prepare]) -> None:
         answers = [(*job.key, self._answer(job)) for job in jobs]
@@ -108,7 +118,10 @@ class TritonPythonModel:
 
 
 def _send(sender: Any, answer: Any) -> None:
-    sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    try:
+        sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:  # the other requests of the group still get their answers
+        pb_utils.Logger.log_error(f"preprocess: an answer could not be sent: {type(error).__name__}: {error}")
 
 
 def _tensors(job: Prepare) -> Any:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from veridict.client import InvalidImageError, Verdict
 
@@ -97,3 +99,11 @@ def test_damage_at_random_never_stops_the_server(triton, detector, encode, cat):
     assert len(results) == 60
     assert all(r.verdict is not None or isinstance(r.error, InvalidImageError) for r in results)
     assert stubs(triton) == before
+
+
+def test_a_request_without_an_image_is_answered(triton):
+    tensor = triton_grpc.InferInput("IMAGE", [0, 1], "BYTES")
+    tensor.set_data_from_numpy(np.zeros((0, 1), np.object_))
+    with triton_grpc.InferenceServerClient(triton.url) as client, pytest.raises(InferenceServerException) as error:
+        client.infer("detector", [tensor], client_timeout=20.0)
+    assert "INVALID_ARGUMENT" in error.value.status()

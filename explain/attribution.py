@@ -31,7 +31,7 @@ class Budget:
     score. ``seconds``: wall time without waits at the gate, after which the method stops with ``explain.over_budget``.
     """
 
-    steps: int = 168
+    steps: int = 256
     samples: int = 300
     seconds: float = 60.0
 

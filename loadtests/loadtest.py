@@ -67,6 +67,7 @@ def count_verdicts(metrics_url: str) -> int:
     """
     if not metrics_url.startswith(("http://", "https://")):
         raise ValueError(f"the metrics URL must begin with http:// or https://, not {metrics_url!r}")
+    time.sleep(2 * PUBLISHED_EVERY)  # the server publishes its counts now and then
     with urllib.request.urlopen(metrics_url, timeout=10) as response:
         found = _VERDICTS.findall(response.read().decode())
     if not found:
@@ -175,8 +176,6 @@ def carry_out(arguments: argparse.Namespace, samples: list[Sample], thresholds: 
         _say(f"capacity {capacity:.1f}/s; {arguments.profile}: {len(requests)} requests in {spans[-1].ends:.0f} s ...")
         before = count_verdicts(metrics_url) if metrics_url else 0
         outcomes, tallies = send_open_loop(live, samples, requests, spans[-1].ends)
-        if metrics_url:
-            time.sleep(2 * PUBLISHED_EVERY)  # the server publishes its counts now and then
         judged = count_verdicts(metrics_url) - before if metrics_url else None
     found = figures(requests, outcomes, spans, [s.codes for s in samples], capacity, judged)
     return Run(

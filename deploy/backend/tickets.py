@@ -56,6 +56,11 @@ class TicketOffice:
                 self._taken[ticket] = self._clock() + lifetime
             return free
 
+    @property
+    def full(self) -> bool:
+        """Return whether nothing could be taken now."""
+        return self.in_use >= self._capacity
+
     def give_back(self, tickets: Iterable[int]) -> None:
         """Free tickets whose images go no further."""
         for ticket in tickets:

@@ -39,9 +39,11 @@ def returns():
 def test_no_more_than_the_capacity_is_under_way(office):
     first, second = office.take(3, 10.0), office.take(1, 10.0)
     assert len({*first, *second}) == office.in_use == 4
+    assert office.full
     assert office.take(1, 10.0) is None
     returns().give_back((os.getpid(), first[0]))
     assert office.in_use == 3
+    assert not office.full
     assert office.take(1, 10.0) == [first[0]]
 
 

@@ -120,26 +120,25 @@ def spectrum(luma: Pixels) -> npt.NDArray[np.float64]:
     return np.asarray(np.log(np.bincount(band, power.ravel(), _BANDS + 1)[1:] + 1e-3), dtype=np.float64)
 
 
+def _share_above(plane: Pixels, value: int) -> float:
+    """Return the share of pixels above ``value``."""
+    above = cv2.threshold(plane, value, 255, cv2.THRESH_BINARY)[1]
+    return cv2.countNonZero(above) / plane.size
+
+
 def tone(pixels: Pixels) -> npt.NDArray[np.float64]:
     """Return mean and deviation of saturation and of value (0..255), and the shares of near-black and near-white."""
-    hsv = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))
-    values = np.arange(256)
-    result = []
-    for plane in hsv[1:]:
-        shares = _histogram(plane, 256)
-        mean = float(shares @ values)
-        result += [mean, float(np.sqrt(shares @ (values - mean) ** 2))]
-    return np.array([*result, shares[:20].sum(), shares[246:].sum()])
+    saturation, value = cv2.split(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV))[1:]
+    moments = [figure.item() for plane in (saturation, value) for figure in cv2.meanStdDev(plane)]
+    return np.array([*moments, 1.0 - _share_above(value, 19), _share_above(value, 245)])
 
 
 def residual(plane: Pixels) -> npt.NDArray[np.float64]:
     """Return [4] of |plane - 3x3 median|: log mean, log mean square, share of zeros, share above 8."""
-    shares = _histogram(np.asarray(cv2.absdiff(plane, cv2.medianBlur(plane, 3)), dtype=np.uint8), 256)
-    values = np.arange(256)
-    return np.array(
-        [np.log(shares @ values + 0.01), np.log(shares @ values**2 + 0.01), shares[0], shares[9:].sum()],
-        dtype=np.float64,
-    )
+    left = np.asarray(cv2.absdiff(plane, cv2.medianBlur(plane, 3)), dtype=np.uint8)
+    mean, square = (cv2.norm(left, kind) / left.size for kind in (cv2.NORM_L1, cv2.NORM_L2SQR))
+    zeros = 1.0 - cv2.countNonZero(left) / left.size
+    return np.array([np.log(mean + 0.01), np.log(square + 0.01), zeros, _share_above(left, 8)], dtype=np.float64)
 
 
 def sharpness(luma: Pixels) -> npt.NDArray[np.float64]:

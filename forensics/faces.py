@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .resize import halve_to, halved, shrink
 from .signature import CLIP_SIZE, FACE_SIZE, MAX_FACES
 
 Pixels = npt.NDArray[np.uint8]
@@ -106,26 +107,21 @@ def crop_face(pixels: Pixels, box: Box) -> Pixels:
     return resize_view(pixels[top : top + side, left : left + side], FACE_SIZE)
 
 
-def shrink(pixels: Pixels, longest: int) -> Pixels:
-    """Return the pixels [H, W, 3] by area averaging with at most ``longest`` on the longer side."""
-    height, width = pixels.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1.0:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
 def clip_view(pixels: Pixels) -> Pixels:
     """Return the whole picture squeezed to [224, 224, 3] uint8, as CLIP sees it.
 
-    Squeezing, not centre cropping: what is manipulated often stands at the side of a picture.
+    Squeezing, not centre cropping: what is manipulated often stands at the side of a picture. Bilinear to twice the
+    size and 2x2 averages take half the time of area averaging by the same fraction.
     """
-    return resize_view(pixels, CLIP_SIZE)
+    double = (2 * CLIP_SIZE, 2 * CLIP_SIZE)
+    pixels = cv2.resize(halve_to(pixels, 2 * CLIP_SIZE), double, interpolation=cv2.INTER_LINEAR)
+    return halved(np.asarray(pixels, dtype=np.uint8))
 
 
 def resize_view(pixels: Pixels, side: int) -> Pixels:
-    """Resize to ``side`` x ``side``: area averaging down, cubic up."""
+    """Resize to ``side`` x ``side``: 2x2 and area averaging down, cubic up."""
+    while min(pixels.shape[:2]) >= 2 * side:
+        pixels = halved(pixels)
     smaller = side * side < pixels.shape[0] * pixels.shape[1]
     interpolation = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=interpolation), dtype=np.uint8)

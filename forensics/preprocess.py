@@ -11,8 +11,9 @@ import simplejpeg
 
 from .contract import ImageFacts
 from .decode import Limits, decode_image
-from .faces import Box, clip_view, crop_face, find_faces, shrink
+from .faces import Box, clip_view, crop_face, find_faces
 from .measure import Measurement, measure, to_preview
+from .resize import shrink
 from .texture import SIDE as TEXTURE_SIDE
 from .texture import describe_texture
 

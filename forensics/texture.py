@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from .faces import shrink
+from .resize import shrink
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

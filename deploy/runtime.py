@@ -20,6 +20,8 @@ import numpy.typing as npt
 #: Rows of one inference. More rows are no faster per row (they leave the cache), and every number of rows is compiled
 #: apart (0.2 s and some 30 MB each).
 ROWS_AT_ONCE = 4
+#: Graphs above this many bytes are compiled once, for any number of rows: each copy keeps its own weights.
+_LARGE = 100_000_000
 
 
 @cache
@@ -53,7 +55,7 @@ class Network:
     """
 
     def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
-        """Compile the graph for every number of rows it will be run with, and run each once."""
+        """Compile the graph for every number of rows it will be run with, unless it is large, and run each once."""
         self.streams = threads or usable_cores()
         properties: dict[str, object] = {
             "NUM_STREAMS": self.streams,
@@ -70,10 +72,13 @@ class Network:
         self._lock = threading.Lock()
         #: by rows, a request per stream
         self._requests: dict[int, list[Any]] = {}
+        large = path.stat().st_size > _LARGE
         for rows in range(1, ROWS_AT_ONCE + 1):
-            graph.reshape([rows, *sides])
-            compiled = _core().compile_model(graph, "CPU", properties)
-            self._requests[rows] = [compiled.create_infer_request() for _ in range(self.streams)]
+            if rows == 1 or not large:
+                graph.reshape([-1 if large else rows, *sides])
+                compiled = _core().compile_model(graph, "CPU", properties)
+                requests = [compiled.create_infer_request() for _ in range(self.streams)]
+            self._requests[rows] = requests
             self(np.zeros((rows * self.streams, *sides), self._dtype))
 
     def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:

@@ -1,7 +1,9 @@
 """Export: the bundled repository is what the bundled weights give, and wrong requests are refused."""
 
 import json
+import os
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -249,36 +251,64 @@ def test_the_face_finder_of_the_weights_is_the_one_that_is_served(tmp_path):
             assert np.allclose(a.numpy(), b, atol=1e-3)
 
 
+@dataclass(frozen=True)
+class Backbone:
+    """An open_clip architecture: its embedding's length and its image tower's channels."""
+
+    name: str
+    embedding: int
+    channels: int
+
+
+#: ViT-L/14 takes two minutes and 11 GB of memory on two cores, so it is exported only when asked for.
+BACKBONES = [
+    Backbone("ViT-B-32", 512, 768),
+    pytest.param(
+        Backbone("ViT-L-14", 768, 1024),
+        marks=pytest.mark.skipif(
+            "VERIDICT_TEST_LARGE" not in os.environ, reason="slow and large: set VERIDICT_TEST_LARGE=1 to run it"
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda backbone: backbone.name, scope="class", indirect=True)
 class TestAnotherBackbone:
-    """ViT-B/32 at random weights: one command gives a repository that serves, with no code changed."""
+    """Untrained, at random weights: one command gives a repository that serves, with no code changed."""
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def exported(tmp_path_factory):
+    def backbone(request):
+        return request.param
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def exported(backbone, tmp_path_factory):
         repository = tmp_path_factory.mktemp("vit")
-        settings = ExportSettings(output=repository, clip="ViT-B-32", random_weights=True)
+        settings = ExportSettings(output=repository, clip=backbone.name, random_weights=True)
         return repository, export_repository(settings, progress=lambda text: None)
 
-    def test_shapes_and_parity(self, exported):
+    def test_shapes_and_parity(self, backbone, exported):
         repository, made = exported
         assert min(p.lowest_cosine for p in made.parities) >= 0.999
-        assert "dims: [ 512 ]" in (repository / "clip_image/config.pbtxt").read_text()
+        assert f"dims: [ {backbone.embedding} ]" in (repository / "clip_image/config.pbtxt").read_text()
         assert "dims: [ 77 ]" in (repository / "clip_text/configs/cpu.pbtxt").read_text()
         rows = run(
             repository / "clip_image/1/model.onnx", sig.CLIP_IMAGE.inputs[0], example_pixels(224, rows=3).numpy()
         )
-        assert rows.shape == (3, 512)
-        # mean and deviation of the 768 channels of two blocks
-        assert "dims: [ 3072 ]" in (repository / "clip_image/config.pbtxt").read_text()
-        assert "dims: [ 3072 ]" in (repository / "fusion/config.pbtxt").read_text()
+        assert rows.shape == (3, backbone.embedding)
+        # mean and deviation of the channels of two blocks
+        intermediates = f"dims: [ {4 * backbone.channels} ]"
+        assert intermediates in (repository / "clip_image/config.pbtxt").read_text()
+        assert intermediates in (repository / "fusion/config.pbtxt").read_text()
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
 
-    def test_clip_terms_fitted_on_another_model_are_left_out(self, exported):
+    def test_clip_terms_fitted_on_another_model_are_left_out(self, backbone, exported):
         _, calibration, _ = load_judgement(exported[0])
         assert calibration.clip_head is None
         assert calibration.layers_head is None
         assert not {"clip", "clip_head", "clip_layers"} & set(calibration.general.terms)
-        assert "not on ViT-B-32" in calibration.source["note"]
+        assert f"not on {backbone.name}" in calibration.source["note"]
 
     def test_its_image_tower_becomes_an_engine(self, exported, tmp_path):
         pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")

@@ -25,6 +25,8 @@ ENGINE_FILES = {"cpu": "model.onnx", "gpu": "model.plan"}
 INT8_GRAPH = "model.int8.onnx"
 #: What an engine is built from: the same network with half-precision casts in the graph.
 FP16_GRAPH = "model.fp16.onnx"
+#: What an fp8 engine is built from: the half-precision graph with its matrix products in fp8.
+FP8_GRAPH = "model.fp8.onnx"
 
 
 class RepositoryError(RuntimeError):
@@ -53,7 +55,7 @@ def file_sha256(path: Path) -> str:
 
 def tracked_files(repository: Path) -> list[Path]:
     """Return the files a manifest covers, relative and sorted: networks, prompt bank and calibration."""
-    kinds = (*ENGINE_FILES.values(), INT8_GRAPH, FP16_GRAPH, "model.rtx")
+    kinds = (*ENGINE_FILES.values(), INT8_GRAPH, FP16_GRAPH, FP8_GRAPH, "model.rtx")
     wanted = [Path(name) / "1" / file for name in ENGINES for file in kinds]
     return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from veridict.deploy.repository import (
     CALIBRATION,
+    FP8_GRAPH,
     FP16_GRAPH,
     INT8_GRAPH,
     PROMPT_BANK,
@@ -33,12 +34,12 @@ from veridict.forensics.faces import clip_view
 from .bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
 from .clip_model import Backbone, load_clip
 from .datasets import SUFFIXES, read_image
-from .engines import ENGINE_FILES, Engine, EngineSettings, build_engine, import_runtime, run_engine
+from .engines import ENGINE_FILES, Engine, EngineSettings, build_engine, import_runtime, require_fp8, run_engine
 from .face_cnn import load_face_cnn
 from .onnx_export import count_intermediates, export_onnx, networks, run_module
 from .parity import Parity, ParityError, compare
 from .prompts import read_prompts
-from .quantise import quantise
+from .quantise import quantise, quantise_fp8
 from .train_clip import embed_prompts
 
 
@@ -51,7 +52,8 @@ class ExportSettings:
     """What to export and where to; the defaults rebuild the bundled repository from the bundled weights.
 
     ``int8_images`` is a folder of pictures like those to be served, and quantises the CPU graphs on them;
-    ``int8_faces`` one of face crops. ``engine`` also builds a TensorRT engine of each network.
+    ``int8_faces`` one of face crops. ``engine`` also builds a TensorRT engine of each network, of ``precision``;
+    ``fp8_images``, pictures again, puts the matrix products of the image encoder's in fp8.
     """
 
     output: Path
@@ -65,6 +67,7 @@ class ExportSettings:
     int8_faces: Path | None = None
     engine: EngineSettings | None = None
     precision: str = "fp16"
+    fp8_images: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,13 @@ def read_views(folder: Path, most: int = 256, seed: int = 0) -> npt.NDArray[np.u
     return np.stack([clip_view(read_image(paths[i])) for i in chosen])
 
 
-def _gate_engine(module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path) -> list[Parity]:
+def _gate_engine(
+    module: nn.Module, example: torch.Tensor, model: sig.Model, path: Path, precision: str
+) -> list[Parity]:
     """Hold a built engine to PyTorch in fp32 on this GPU; an engine that fails is removed."""
     expected = run_module(module, example)
     try:
-        return compare(model, "fp16", expected, run_engine(path, model, example.numpy()))
+        return compare(model, precision, expected, run_engine(path, model, example.numpy()))
     except ParityError:
         path.unlink()
         raise
@@ -160,7 +165,7 @@ def _quantise(settings: ExportSettings, progress: Callable[[str], None]) -> list
     for name, folder in folders.items():
         source = settings.output / name / "1" / "model.onnx"
         target = source.with_name(INT8_GRAPH)
-        target.unlink(missing_ok=True)  # an older one would be of other weights
+        target.unlink(missing_ok=True)
         if folder is not None:
             progress(f"quantising {name}")
             parities += quantise(source, sig.MODELS[name], read_views(folder), target)
@@ -178,6 +183,10 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
     """
     if settings.engine is not None:
         import_runtime(settings.engine.runtime)  # fail before the long work, not after it
+    if settings.fp8_images is not None:
+        if settings.engine is None:
+            raise ExportError("fp8 is for engines: name a runtime to build them with")
+        require_fp8(settings.engine)
     if settings.calibration is not None:
         load_calibration(settings.calibration)
     checkpoint = _clip_checkpoint(settings)
@@ -192,19 +201,25 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         module, example = make()
         model, folder = sig.MODELS[name], settings.output / name / "1"
         progress(f"exporting {name}")
+        for derived in (FP16_GRAPH, FP8_GRAPH, *ENGINE_FILES.values()):
+            (folder / derived).unlink(missing_ok=True)  # an older one would be of other weights
         parities += export_onnx(module, example, model, folder / "model.onnx")
         if settings.engine is None:
             continue
-        graph = folder / "model.onnx"
-        if settings.precision == "fp16":
+        graph, precision = folder / "model.onnx", settings.precision
+        if precision == "fp16":
             graph = folder / FP16_GRAPH
             parities += export_onnx(module, example, model, graph, "fp16")
+        if settings.fp8_images is not None and model is sig.CLIP_IMAGE:
+            progress(f"quantising {name} to fp8")
+            source, graph, precision = graph, folder / FP8_GRAPH, "fp8"
+            parities += quantise_fp8(source, folder / "model.onnx", model, read_views(settings.fp8_images), graph)
         progress(f"building {name} with {settings.engine.runtime}")
         target = folder / ENGINE_FILES[settings.engine.runtime]
         dims = tuple(example.shape[1:])
         engines.append(build_engine(graph, model, dims, settings.engine, target, lambda text: progress(f"  {text}")))
         if settings.engine.runtime == "tensorrt":
-            parities += _gate_engine(module, example, model, target)
+            parities += _gate_engine(module, example, model, target, precision)
     parities += _quantise(settings, progress)
     write_prompt_bank(backbone, settings.prompts, settings.output / PROMPT_BANK)
     width = int(np.load(settings.output / PROMPT_BANK)["embeddings"].shape[1])

@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--int8-faces", type=Path, metavar="FACES", help="quantise the face CNN on these face crops")
     parser.add_argument("--runtime", choices=("tensorrt", "tensorrt-rtx"), help="also build an engine per network")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16", help="of the engines")
+    parser.add_argument(
+        "--fp8",
+        type=Path,
+        metavar="IMAGES",
+        help="image encoder's engine in fp8, fitted on these pictures",
+    )
     parser.add_argument("--target", default="current", help="GPU to build for, such as sm89 (tensorrt-rtx only)")
     parser.add_argument("--batches", type=int, nargs=3, default=(1, 16, 64), metavar=("MIN", "OPT", "MAX"))
     parser.add_argument("--compatible", action="store_true", help="engines for Ampere and later (tensorrt only)")
@@ -76,6 +82,7 @@ def _export(arguments: argparse.Namespace) -> int:
             calibration=arguments.calibration,
             int8_images=arguments.int8,
             int8_faces=arguments.int8_faces,
+            fp8_images=arguments.fp8,
             engine=engine,
             precision=arguments.precision,
         )

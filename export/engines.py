@@ -3,12 +3,13 @@
 Both builders parse the same graph with the same API. Precision comes from the graph alone (strongly typed: TensorRT 11
 and TensorRT-RTX removed the builder's own precision flags), so an fp16 engine is built from the fp16 graph, which has
 passed the parity gate. Triton serves ``tensorrt`` plans; a ``tensorrt-rtx`` engine is for RTX machines and is the
-proof, without a GPU, that a graph converts.
+proof, without a GPU, that a graph converts. fp8 is a graph with its matrix products quantised (:mod:`.quantise`).
 """
 
 from __future__ import annotations
 
 import importlib
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from veridict.forensics import signature as sig
 RUNTIMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 #: The file each runtime's engine is written to, beside ``model.onnx``; Triton loads ``model.plan``.
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt-rtx": "model.rtx"}
+
+#: Compute capability of the first GPUs with fp8.
+_FIRST_FP8 = 89
 
 
 class EngineError(RuntimeError):
@@ -131,6 +135,20 @@ def _set_target(trt: Any, config: Any, settings: EngineSettings) -> None:
 def _set_compatibility(trt: Any, config: Any) -> None:
     config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+
+
+def require_fp8(settings: EngineSettings) -> None:
+    """Check that the GPU to build for computes in fp8: Ada, Hopper and later.
+
+    Raises:
+        EngineError: it does not, or there is none to ask.
+    """
+    target = installed_gpu() if settings.target == "current" else settings.target.lower()
+    if not target:
+        raise EngineError("fp8 depends on the GPU, and there is none to ask: name it with --target")
+    found = re.fullmatch(r"sm(\d+)", target)
+    if found and int(found[1]) < _FIRST_FP8:
+        raise EngineError(f"{target} does not compute in fp8; sm{_FIRST_FP8} and later do")
 
 
 def build_engine(

@@ -14,7 +14,7 @@ from veridict.forensics import signature as sig
 Floats = npt.NDArray[np.float32]
 
 #: The lowest cosine an artefact's rows may have to its source's, by precision.
-LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "int8": 0.99}
+LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99}
 
 
 class ParityError(RuntimeError):

@@ -12,6 +12,7 @@ from veridict.client import DetectorClient
 from veridict.client.cli import main
 from veridict.deploy.launcher import ServerSettings, TritonServer
 from veridict.deploy.repository import (
+    FP8_GRAPH,
     INT8_GRAPH,
     PROMPT_BANK,
     check_repository,
@@ -19,14 +20,14 @@ from veridict.deploy.repository import (
     engine_problems,
     load_judgement,
 )
-from veridict.export.assemble import ExportSettings, export_repository, retarget
+from veridict.export.assemble import ExportError, ExportSettings, export_repository, retarget
 from veridict.export.bundled import DATA
 from veridict.export.clip_model import load_clip
-from veridict.export.engines import EngineError, EngineSettings, build_engine, import_runtime
+from veridict.export.engines import EngineError, EngineSettings, build_engine, import_runtime, require_fp8
 from veridict.export.face_cnn import FaceCNN, load_face_cnn
 from veridict.export.onnx_export import example_pixels, export_onnx
 from veridict.export.parity import ParityError, compare, run_graph
-from veridict.export.quantise import quantise
+from veridict.export.quantise import quantise, quantise_fp8
 from veridict.forensics import signature as sig
 
 pytestmark = pytest.mark.export
@@ -136,12 +137,34 @@ class TestEngines:
         with pytest.raises(EngineError, match=r"broken\.onnx does not convert"):
             build_engine(tmp_path / "broken.onnx", sig.FACE_CNN, (224, 224, 3), settings, tmp_path / "model.rtx")
 
+    @pytest.mark.parametrize("target", ["sm86", "sm75", "current"])
+    def test_fp8_needs_a_gpu_that_has_it(self, monkeypatch, target):
+        monkeypatch.setattr("veridict.export.engines.installed_gpu", lambda: "")
+        with pytest.raises(EngineError, match=r"sm89 and later do|none to ask"):
+            require_fp8(EngineSettings("tensorrt-rtx", target=target))
+        for able in ("sm89", "sm90", "sm120"):
+            require_fp8(EngineSettings("tensorrt-rtx", target=able))
+
+    def test_fp8_without_an_engine_is_refused(self, tmp_path):
+        with pytest.raises(ExportError, match="name a runtime"):
+            export_repository(ExportSettings(output=tmp_path, fp8_images=tmp_path), progress=lambda text: None)
+        assert not list(tmp_path.iterdir())
+
     def test_missing_runtimes_are_named(self, monkeypatch):
         with pytest.raises(EngineError, match="unknown runtime"):
             import_runtime("tensorflow")
         monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
         with pytest.raises(EngineError, match="pip install tensorrt"):
             import_runtime("tensorrt")
+
+
+def test_a_convolutional_network_has_nothing_for_fp8(tmp_path, faces):
+    source = default_repository() / "face_cnn" / "1" / "model.onnx"
+    with pytest.raises(ValueError, match="convolutional"):
+        quantise_fp8(source, source, sig.FACE_CNN, faces, tmp_path / FP8_GRAPH)
+    with pytest.raises(ValueError, match="at least 32"):
+        quantise_fp8(source, source, sig.FACE_CNN, faces[:8], tmp_path / FP8_GRAPH)
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_precision_graphs_compute_in_half_precision(tmp_path):
@@ -317,6 +340,16 @@ class TestAnotherBackbone:
         engine = build_engine(graph, sig.CLIP_IMAGE, (224, 224, 3), settings, tmp_path / "model.rtx")
         assert engine.layers > 500
         assert engine.bytes > 100e6
+
+    def test_its_matrix_products_become_fp8(self, exported, faces, tmp_path):
+        pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+        source, target = exported[0] / "clip_image/1/model.onnx", tmp_path / FP8_GRAPH
+        parities = quantise_fp8(source, source, sig.CLIP_IMAGE, faces, target)
+        assert [p.precision for p in parities] == ["fp8", "fp8"]
+        assert 0.99 <= min(p.lowest_cosine for p in parities) < 0.9999  # close, and really rounded
+        settings = EngineSettings("tensorrt-rtx", target="sm89")
+        engine = build_engine(target, sig.CLIP_IMAGE, (224, 224, 3), settings, tmp_path / "model.rtx")
+        assert engine.bytes < 0.7 * source.stat().st_size  # a byte per weight of a product: the source has two
 
     @pytest.mark.live
     def test_it_is_served(self, exported, cat, encode):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 SCHEMA = "veridict/1"
 Reading = Literal["low", "normal", "high", ""]
@@ -115,11 +115,11 @@ class Verdict:
         Raises:
             ValueError: the text is no ``veridict/1`` document.
         """
-        document = json.loads(text)
+        document, kind = json.loads(text), cast(Any, cls)  # mypy takes a class for unhashable where its objects are
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"not a {SCHEMA} document")
         try:
-            verdict = _builder(cls)(document)
+            verdict = _builder(kind)(document)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed {SCHEMA} document: {error}") from error
         assert isinstance(verdict, cls)

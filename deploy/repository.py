@@ -27,6 +27,8 @@ INT8_GRAPH = "model.int8.onnx"
 FP16_GRAPH = "model.fp16.onnx"
 #: What an fp8 engine is built from: the half-precision graph with its matrix products in fp8.
 FP8_GRAPH = "model.fp8.onnx"
+#: What may stand beside ``model.onnx``, made of the same weights: engines, and graphs of another precision.
+DERIVED_FILES = (ENGINE_FILES["gpu"], "model.rtx", INT8_GRAPH, FP16_GRAPH, FP8_GRAPH)
 
 
 class RepositoryError(RuntimeError):
@@ -55,8 +57,7 @@ def file_sha256(path: Path) -> str:
 
 def tracked_files(repository: Path) -> list[Path]:
     """Return the files a manifest covers, relative and sorted: networks, prompt bank and calibration."""
-    kinds = (*ENGINE_FILES.values(), INT8_GRAPH, FP16_GRAPH, FP8_GRAPH, "model.rtx")
-    wanted = [Path(name) / "1" / file for name in ENGINES for file in kinds]
+    wanted = [Path(name) / "1" / file for name in ENGINES for file in (ENGINE_FILES["cpu"], *DERIVED_FILES)]
     return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
 
 

@@ -55,7 +55,7 @@ class Network:
     """
 
     def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
-        """Compile the graph for every number of rows it will be run with, unless it is large, and run each once."""
+        """Compile the graph for every number of rows it will be run with, unless it is large, and run each."""
         self.streams = threads or usable_cores()
         properties: dict[str, object] = {
             "NUM_STREAMS": self.streams,
@@ -79,7 +79,9 @@ class Network:
                 compiled = _core().compile_model(graph, "CPU", properties)
                 requests = [compiled.create_infer_request() for _ in range(self.streams)]
             self._requests[rows] = requests
-            self(np.zeros((rows * self.streams, *sides), self._dtype))
+            # Enough rows for every stream to meet this number, whichever takes which request.
+            for _ in range(2):
+                self(np.zeros((rows * self.streams, *sides), self._dtype))
 
     def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:
         """Return the rows [N, ...] float32 of every output, in the graph's order, for input rows [N, ...] with N > 0.

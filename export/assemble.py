@@ -18,6 +18,7 @@ from torch import nn
 
 from veridict.deploy.repository import (
     CALIBRATION,
+    DERIVED_FILES,
     FP8_GRAPH,
     FP16_GRAPH,
     INT8_GRAPH,
@@ -164,11 +165,9 @@ def _quantise(settings: ExportSettings, progress: Callable[[str], None]) -> list
     parities = []
     for name, folder in folders.items():
         source = settings.output / name / "1" / "model.onnx"
-        target = source.with_name(INT8_GRAPH)
-        target.unlink(missing_ok=True)
         if folder is not None:
             progress(f"quantising {name}")
-            parities += quantise(source, sig.MODELS[name], read_views(folder), target)
+            parities += quantise(source, sig.MODELS[name], read_views(folder), source.with_name(INT8_GRAPH))
     return parities
 
 
@@ -201,7 +200,7 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         module, example = make()
         model, folder = sig.MODELS[name], settings.output / name / "1"
         progress(f"exporting {name}")
-        for derived in (FP16_GRAPH, FP8_GRAPH, *ENGINE_FILES.values()):
+        for derived in DERIVED_FILES:
             (folder / derived).unlink(missing_ok=True)  # an older one would be of other weights
         parities += export_onnx(module, example, model, folder / "model.onnx")
         if settings.engine is None:

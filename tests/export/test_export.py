@@ -12,6 +12,7 @@ from veridict.client import DetectorClient
 from veridict.client.cli import main
 from veridict.deploy.launcher import ServerSettings, TritonServer
 from veridict.deploy.repository import (
+    DERIVED_FILES,
     FP8_GRAPH,
     INT8_GRAPH,
     PROMPT_BANK,
@@ -40,6 +41,9 @@ def run(path, tensor, rows):
 
 
 def test_exporting_the_bundled_weights_gives_the_bundled_repository(tmp_path):
+    (tmp_path / "face_cnn/1").mkdir(parents=True)
+    for name in DERIVED_FILES:  # of other weights, from an export before: none of them may stay
+        (tmp_path / "face_cnn/1" / name).write_bytes(b"old")
     parities = export_repository(ExportSettings(output=tmp_path), progress=lambda text: None).parities
     assert {p.model for p in parities} == set(sig.ENGINES)
     assert min(p.lowest_cosine for p in parities) >= 0.999

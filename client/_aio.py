@@ -17,7 +17,7 @@ from veridict.forensics.contract import Verdict
 
 from ._config import ClientConfig
 from ._errors import DeadlineError, VeridictError, is_retryable
-from ._triton import read_answer, request_arguments, tls_arguments, to_error
+from ._triton import LINGER, no_time_left, read_answer, request_arguments, tls_arguments, to_error
 from ._types import ImageInput, Result, encode_input, parse_answer
 
 
@@ -33,6 +33,7 @@ class AsyncDetectorClient:
         base = config or ClientConfig()
         self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
         self._client: Any = triton_aio.InferenceServerClient(self.config.url, **tls_arguments(self.config))
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     async def detect(
         self,
@@ -52,14 +53,29 @@ class AsyncDetectorClient:
             if left <= 0:
                 break
             try:
-                arguments = request_arguments(self.config, data, request_id, left, dict(trace_context or {}))
-                return parse_answer(read_answer(await self._client.infer(**arguments), request_id), request_id)
+                result = await self._infer(data, request_id, left, dict(trace_context or {}))
+                return parse_answer(read_answer(result, request_id), request_id)
             except InferenceServerException as error:
                 last = to_error(error, request_id)
                 if not is_retryable(last) or attempt + 1 == self.config.attempts:
                     raise last from error
             await asyncio.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
         raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
+
+    async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Any:
+        """Return tritonclient's result; a call that is late, or whose caller is cancelled, goes on without them."""
+        arguments = request_arguments(self.config, data, request_id, timeout, headers)
+        call: asyncio.Task[Any] = asyncio.create_task(self._client.infer(**arguments))
+        self._under_way.add(call)
+        call.add_done_callback(self._ended)
+        if not (await asyncio.wait({call}, timeout=timeout))[0]:
+            raise no_time_left(request_id)
+        return call.result()
+
+    def _ended(self, call: asyncio.Task[Any]) -> None:
+        self._under_way.discard(call)
+        if not call.cancelled():
+            call.exception()  # seen, so that asyncio does not report the error of a call nobody waits for
 
     async def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None
@@ -95,7 +111,9 @@ class AsyncDetectorClient:
             return False
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, once calls whose callers gave up have ended, or two seconds later."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=LINGER)
         await self._client.close()
 
     async def __aenter__(self) -> AsyncDetectorClient:

@@ -1,8 +1,10 @@
 """The client without a server: inputs, retries, deadlines, errors, ordering; a transport of our own stands in."""
 
 import ast
+import asyncio
 import io
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 import veridict.client as client_package
 from veridict.client import (
     Answer,
+    AsyncDetectorClient,
     ClientConfig,
     DeadlineError,
     DetectorClient,
@@ -28,7 +31,7 @@ from veridict.client import (
     VeridictError,
 )
 from veridict.client._errors import from_status
-from veridict.client._triton import request_arguments, tls_arguments
+from veridict.client._triton import LINGER, request_arguments, tls_arguments
 from veridict.client._types import encode_input
 
 DOCUMENT = {
@@ -232,7 +235,33 @@ def test_tls_and_request_arguments():
     tls = tls_arguments(ClientConfig(tls=Tls(Path("ca.pem"), Path("c.pem"), Path("k.pem"))))
     assert tls == {"ssl": True, "root_certificates": "ca.pem", "private_key": "k.pem", "certificate_chain": "c.pem"}
     arguments = request_arguments(ClientConfig(), b"x", "id", 1.5, {})
-    assert (arguments["client_timeout"], arguments["timeout"], arguments["request_id"]) == (1.5, 1_425_000, "id")
+    assert (arguments["timeout"], arguments["request_id"]) == (1_425_000, "id")
+    assert arguments["client_timeout"] > 2.5  # the caller leaves at its deadline; the call itself is not cancelled then
+
+
+@pytest.fixture
+def silent_server():
+    """Yield the address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_the_deadline_and_no_more(silent_server):
+    config = ClientConfig(silent_server, deadline=0.2)
+
+    async def judge():
+        async with AsyncDetectorClient(config=config) as client:
+            with pytest.raises(DeadlineError):
+                await client.detect(b"x")
+            return [r.error.code async for r in client.detect_many([b"x"] * 3, concurrency=3)]
+
+    started = time.monotonic()
+    with DetectorClient(config=config) as client:
+        with pytest.raises(DeadlineError):
+            client.detect(b"x")
+        assert [r.error.code for r in client.detect_many([b"x"] * 3, concurrency=3)] == ["server.deadline"] * 3
+    assert asyncio.run(judge()) == ["server.deadline"] * 3
+    assert time.monotonic() - started < 2 * (LINGER + 2)  # one linger per client, and nothing like gRPC's own deadline
 
 
 def test_public_names_are_exactly_all():

@@ -19,8 +19,10 @@ from .pictures import FACES, MEGAPIXELS, SIZES, crowd, photograph
 from .rounds import Results, Task
 from .subjects import Bare, PeerSubject, Served, Subject
 
-#: Images per call of the bare loop.
+#: Images per call of the bare loop, and per request of the served line that is its like.
 BARE_BATCH = 8
+#: Requests of that many images at once.
+_BATCH_CLIENTS = 4
 #: Images per request in the sweep over batch sizes; the detector takes up to 32.
 BATCHES = (1, 2, 4, 8, 16, 32)
 #: What the comparisons are held to.
@@ -76,12 +78,17 @@ def choose_peers(gpu: bool) -> list[Peer]:
 def plan_serving(
     served: Served, bare: Sequence[Bare], peers: Sequence[PeerSubject], sizes: Sequence[str], concurrency: Sequence[int]
 ) -> list[Task]:
-    """Return the tasks of the serving table; peers run alone and at the largest concurrency."""
+    """Return the tasks of the serving table; peers run alone and at the largest concurrency.
+
+    The served detector also gets what the bare loop in batches gets: several images per call.
+    """
     tasks = []
     for size in sizes:
         data = photograph(*SIZES[size])
         tasks += [Task(loop, size, data, loop.overlap) for loop in bare]
         tasks += [Task(served, size, data, clients) for clients in concurrency]
+        if bare:
+            tasks.append(Task(served, size, data, _BATCH_CLIENTS, BARE_BATCH))
         for peer in peers:
             if peer.name == TEXTBOOK_NLM.name:
                 # Seconds per picture: one round, one client.
@@ -95,7 +102,13 @@ def plan_serving(
 def rows_of(results: Results) -> list[Row]:
     """Return the serving table's rows."""
     return [
-        summarise(task.subject.name, task.image, task.concurrency, blocks, task.subject.in_process)
+        summarise(
+            task.subject.name + (f", {task.batch} per request" if task.batch > 1 else ""),
+            task.image,
+            task.concurrency,
+            blocks,
+            task.subject.in_process,
+        )
         for task, blocks in results.items()
     ]
 
@@ -110,12 +123,16 @@ def compare(results: Results, size: str) -> list[Ratio]:
     def blocks_of(name: str) -> list[list[Block]]:
         return [b for t, b in results.items() if t.image == size and t.subject.name.startswith(name) and b]
 
-    served = {t.concurrency: b for t, b in results.items() if t.image == size and isinstance(t.subject, Served)}
+    mine = {t: b for t, b in results.items() if t.image == size and isinstance(t.subject, Served)}
+    served = {t.concurrency: b for t, b in mine.items() if t.batch == 1}
     ours = _best(list(served.values()))
     ratios = []
     if batches := blocks_of("bare loop, batches"):
         what = "served at saturation / best bare loop in batches"
         ratios.append(compare_rates(what, size, ours, _best(batches), SATURATION_TARGET))
+        for blocks in (b for t, b in mine.items() if t.batch == BARE_BATCH):
+            what = f"served, {BARE_BATCH} images per request / best bare loop in batches of {BARE_BATCH}"
+            ratios.append(compare_rates(what, size, blocks, _best(batches), SATURATION_TARGET))
     if alone := blocks_of("bare loop, one"):
         what = "served at saturation / bare loop, one at a time"
         ratios.append(compare_rates(what, size, ours, alone[0], SATURATION_TARGET))

@@ -224,15 +224,16 @@ def test_serial_peers_are_saturated_by_two_clients_and_the_slowest_is_measured_o
 
     peers = [Fake(TEXTBOOK.name, True), Fake(TEXTBOOK_NLM.name, True), Fake(FASTAPI_ONNX.name)]
     tasks = serving.plan_serving(subject(Served, "served"), [subject(Bare, "bare")], peers, ["640x480"], [1, 8])
-    assert [(t.subject.name, t.concurrency, t.once) for t in tasks] == [
-        ("bare", 1, False),
-        ("served", 1, False),
-        ("served", 8, False),
-        (TEXTBOOK.name, 1, False),
-        (TEXTBOOK.name, 2, False),
-        (TEXTBOOK_NLM.name, 1, True),
-        (FASTAPI_ONNX.name, 1, False),
-        (FASTAPI_ONNX.name, 8, False),
+    assert [(t.subject.name, t.concurrency, t.batch, t.once) for t in tasks] == [
+        ("bare", 1, 1, False),
+        ("served", 1, 1, False),
+        ("served", 8, 1, False),
+        ("served", 4, serving.BARE_BATCH, False),
+        (TEXTBOOK.name, 1, 1, False),
+        (TEXTBOOK.name, 2, 1, False),
+        (TEXTBOOK_NLM.name, 1, 1, True),
+        (FASTAPI_ONNX.name, 1, 1, False),
+        (FASTAPI_ONNX.name, 8, 1, False),
     ]
 
 
@@ -245,6 +246,7 @@ def test_comparisons_take_the_best_of_each_side_and_leave_out_who_did_not_run():
         Task(Fake("bare loop, batches of 8, 2 at once"), "s", b"", 2): [block(50)],
         Task(served, "s", b"", 1): [block(25, (4.0,))],
         Task(served, "s", b"", 16): [block(45, (300.0,))],
+        Task(served, "s", b"", 4, serving.BARE_BATCH): [block(49, (600.0,))],
         Task(Fake(FASTAPI_ONNX.name), "s", b"", 1): [block(30)],
         Task(Fake(FASTAPI_ONNX.name), "s", b"", 16): [block(60)],
         Task(served, "other", b"", 16): [block(1000)],
@@ -252,11 +254,16 @@ def test_comparisons_take_the_best_of_each_side_and_leave_out_who_did_not_run():
     found = {ratio.what: ratio for ratio in serving.compare(results, "s")}
     assert found["served at saturation / best bare loop in batches"].value == pytest.approx(0.9)
     assert found["served at saturation / best bare loop in batches"].met
+    batched = "served, 8 images per request / best bare loop in batches of 8"
+    assert found[batched].value == pytest.approx(0.98)
     assert found["served at saturation / bare loop, one at a time"].value == pytest.approx(2.25)
     assert found["p50 of serving at concurrency 1 - bare computation"].value == pytest.approx(3.0)
     assert found[f"served / {FASTAPI_ONNX.name}, at saturation"].value == pytest.approx(0.75)
     assert not found[f"served / {FASTAPI_ONNX.name}, at saturation"].met
-    assert len(found) == 4
+    assert len(found) == 5
+    assert [row.pipeline for row in serving.rows_of({t: b for t, b in results.items() if t.batch > 1})] == [
+        "Veridict on Triton, 8 per request"
+    ]
 
 
 def test_a_sweep_is_relative_to_its_first_line():

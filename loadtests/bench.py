@@ -25,7 +25,7 @@ from veridict.deploy.repository import RepositoryError, default_repository
 from .figures import Ratio, Row, describe_noise, ratio_table, serving_table
 from .forensics_cost import LARGE, SMALL, compare_forensics, forensics_table, time_forensics
 from .machine import describe_gpus, describe_machine, installed_versions
-from .networks import has_cuda, measure_networks
+from .networks import TURN, has_cuda, measure_networks
 from .peers import PeerError
 from .pictures import SIZES, photograph
 from .rounds import measure_tasks
@@ -189,7 +189,7 @@ def networks(arguments: argparse.Namespace, report: Report) -> None:
     """Time the networks alone."""
     threads = f"{arguments.threads} thread{'s' if arguments.threads > 1 else ''}"
     gpu = "" if has_cuda() else " This onnxruntime has no CUDA provider: nothing was run on a GPU."
-    note = f"Medians of calls in turns, {threads}, random pixels.{gpu}"
+    note = f"Medians of calls, in turns of {TURN} per runtime, {threads}, random pixels.{gpu}"
     report.add("Networks alone", note, measure_networks(arguments.repository, arguments.seconds, arguments.threads))
 
 

@@ -17,8 +17,9 @@ from veridict.forensics.contract import Verdict
 
 from ._config import ClientConfig
 from ._errors import DeadlineError, VeridictError, is_retryable
+from ._throttle import Throttle
 from ._triton import LINGER, no_time_left, read_answer, request_arguments, tls_arguments, to_error
-from ._types import ImageInput, Result, encode_input, parse_answer
+from ._types import Answer, ImageInput, Result, encode_input, parse_answer
 
 
 class AsyncDetectorClient:
@@ -34,6 +35,7 @@ class AsyncDetectorClient:
         self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
         self._client: Any = triton_aio.InferenceServerClient(self.config.url, **tls_arguments(self.config))
         self._under_way: set[asyncio.Task[Any]] = set()
+        self._throttle = Throttle(self.config.throttle)
 
     async def detect(
         self,
@@ -53,14 +55,24 @@ class AsyncDetectorClient:
             if left <= 0:
                 break
             try:
-                result = await self._infer(data, request_id, left, dict(trace_context or {}))
-                return parse_answer(read_answer(result, request_id), request_id)
-            except InferenceServerException as error:
-                last = to_error(error, request_id)
-                if not is_retryable(last) or attempt + 1 == self.config.attempts:
-                    raise last from error
+                return parse_answer(await self._ask(data, request_id, left, dict(trace_context or {})), request_id)
+            except VeridictError as error:
+                last = error
+                if not is_retryable(error) or attempt + 1 == self.config.attempts:
+                    raise
             await asyncio.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
         raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
+
+    async def _ask(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
+        self._throttle.check(request_id)
+        try:
+            answer = read_answer(await self._infer(data, request_id, timeout, headers), request_id)
+        except InferenceServerException as failure:
+            error = to_error(failure, request_id)
+            self._throttle.count(error)
+            raise error from failure
+        self._throttle.count(None)
+        return answer
 
     async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Any:
         """Return tritonclient's result; a call that is late, or whose caller is cancelled, goes on without them."""

@@ -14,8 +14,9 @@ from veridict.forensics.contract import Verdict
 
 from ._config import ClientConfig
 from ._errors import DeadlineError, VeridictError, is_retryable
+from ._throttle import Throttle
 from ._triton import TritonTransport
-from ._types import ImageInput, Result, Transport, encode_input, parse_answer
+from ._types import Answer, ImageInput, Result, Transport, encode_input, parse_answer
 
 
 class DetectorClient:
@@ -32,6 +33,7 @@ class DetectorClient:
         base = config or ClientConfig()
         self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
         self._transport = transport or TritonTransport(self.config)
+        self._throttle = Throttle(self.config.throttle)
 
     def detect(
         self,
@@ -61,14 +63,23 @@ class DetectorClient:
             if left <= 0:
                 break
             try:
-                answer = self._transport.infer(data, request_id, left, dict(trace_context or {}))
-                return parse_answer(answer, request_id)
+                return parse_answer(self._ask(data, request_id, left, dict(trace_context or {})), request_id)
             except VeridictError as error:
                 last = error
                 if not is_retryable(error) or attempt + 1 == self.config.attempts:
                     raise
             time.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
         raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
+
+    def _ask(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
+        self._throttle.check(request_id)
+        try:
+            answer = self._transport.infer(data, request_id, timeout, headers)
+        except VeridictError as error:
+            self._throttle.count(error)
+            raise
+        self._throttle.count(None)
+        return answer
 
     def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None

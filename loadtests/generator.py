@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from veridict.client import Tls
+from veridict.client import ClientConfig, Tls
 
 from .images import Sample
 from .outcomes import Outcome, Request, read_ledger
@@ -32,11 +32,12 @@ class GeneratorError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes: host:port of the gRPC endpoint, seconds a request may take, TLS options."""
+    """Where the load goes: host:port of the gRPC endpoint, seconds a request may take, TLS options, client's throttle."""
 
     url: str
     deadline: float = 5.0
     tls: Tls | None = None
+    throttle: float = ClientConfig.throttle
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Plan:
     seconds: float
     ledger: Path
     tallies: Path
+    throttle: float = ClientConfig.throttle
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def write_plan(folder: Path, plan: Plan) -> Path:
         "samples": [{"name": s.name, "codes": s.codes} for s in plan.samples],
         "requests": [[r.id, r.due, r.sample] for r in plan.requests],
         "users": plan.users,
+        "throttle": plan.throttle,
         "seconds": plan.seconds,
         "ledger": str(plan.ledger),
         "tallies": str(plan.tallies),
@@ -104,7 +107,7 @@ def read_plan(path: Path) -> Plan:
         for number, s in enumerate(document["samples"])
     ]
     requests = [Request(*row) for row in document["requests"]]
-    whole = {name: document[name] for name in ("url", "deadline", "users", "seconds")}
+    whole = {name: document[name] for name in ("url", "deadline", "users", "seconds", "throttle")}
     ledger, tallies = Path(document["ledger"]), Path(document["tallies"])
     return Plan(**whole, ledger=ledger, tallies=tallies, tls=tls, samples=samples, requests=requests)
 
@@ -120,7 +123,9 @@ def _generate(
     with tempfile.TemporaryDirectory(prefix="veridict-load-") as name:
         folder = Path(name)
         ledger, tallies = folder / "ledger.jsonl", folder / "locust.json"
-        plan = Plan(target.url, target.deadline, target.tls, samples, requests, users, seconds, ledger, tallies)
+        plan = Plan(
+            target.url, target.deadline, target.tls, samples, requests, users, seconds, ledger, tallies, target.throttle
+        )
         if most_under_way(plan) > MOST_UNDER_WAY:
             raise GeneratorError(
                 f"up to {most_under_way(plan)} requests could be under way at once and one generator manages "

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from veridict.client import ClientConfig, DetectorClient, Tls
@@ -99,6 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--capacity-seconds", type=float, default=10.0, help="how long to measure it (default: %(default)s)"
     )
+    parser.add_argument(
+        "--throttle",
+        type=float,
+        default=ClientConfig.throttle,
+        help="requests sent per request taken while the server refuses; 0 = all (default: the client's, %(default)s)",
+    )
     parser.add_argument("--users", type=int, default=32, help="users of the closed loop (default: %(default)s)")
     parser.add_argument(
         "--scale", type=float, default=1.0, help="times the duration of every phase (default: %(default)s)"
@@ -119,8 +125,8 @@ def _target(arguments: argparse.Namespace) -> Target:
         tls = Tls(arguments.tls_root, arguments.tls_certificate, arguments.tls_key)
     if tls is not None and not arguments.url:
         raise ValueError("TLS options need --url")
-    ClientConfig(arguments.url or ClientConfig.url, deadline=arguments.deadline)
-    return Target(arguments.url, arguments.deadline, tls)
+    ClientConfig(arguments.url or ClientConfig.url, deadline=arguments.deadline, throttle=arguments.throttle)
+    return Target(arguments.url, arguments.deadline, tls, arguments.throttle)
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:
@@ -147,7 +153,7 @@ def _server(target: Target, metrics_url: str) -> Iterator[tuple[Target, str]]:
         return
     _say("starting tritonserver on free loopback ports ...")
     with own_server() as server:
-        yield Target(server.url, target.deadline), server.metrics_url
+        yield replace(target, url=server.url), server.metrics_url
 
 
 def _say(text: str) -> None:
@@ -197,6 +203,8 @@ def format_run(run: Run) -> str:
     how = "measured" if run.capacity_measured else "given"
     counts = ", ".join(f"{count} {kind}" for kind, count in run.books.counts.items() if count)
     books = f"{run.books.sent} sent: {counts}; {len(run.books.lost)} lost, {len(run.books.duplicated)} twice"
+    if held_back := run.figures["held_back"]:
+        books += f"; of the rejected {held_back:.0f} were held back by the client"
     parts = (
         f"goodput {run.figures['goodput']:.1f}/s",
         *(f"{q} {run.figures[q + '_ms']:.0f} ms" for q in ("p50", "p95", "p99") if run.figures[q + "_ms"] is not None),

@@ -15,6 +15,8 @@ from .arrivals import Span
 #: The one outcome a request has. ``refused`` is the typed answer to a bad file; ``mismatched`` is an answer with
 #: another request's id or sha256; ``error`` is what must not happen (no connection, internal failure, ...).
 KINDS = ("answered", "refused", "rejected", "deadline", "mismatched", "error")
+#: Code of a request that the client did not send, since the server refused most of the last ones.
+HELD_BACK = "client.throttled"
 _HEALTHY_WINDOWS = 3
 
 
@@ -150,7 +152,11 @@ def figures(
         "goodput": goodput,
         "goodput_over_capacity": goodput / capacity,
         "answered_share": len(answered) / len(inside) if inside else None,
-        "rejection_p99_ms": percentile_ms((o.latency for o in outcomes if o.kind == "rejected"), 99),
+        # The server's own: what the client holds back, it answers itself.
+        "rejection_p99_ms": percentile_ms(
+            (o.latency for o in outcomes if o.kind == "rejected" and o.code != HELD_BACK), 99
+        ),
+        "held_back": float(sum(o.code == HELD_BACK for o in outcomes)),
         "recovery_seconds": recovery_seconds(outcomes, spans),
         "lost": float(len(books.lost)),
         "duplicated": float(len(books.duplicated) + len(books.unknown)),

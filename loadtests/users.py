@@ -59,7 +59,7 @@ class Generator:
         self.plan = plan
         self.environment = environment
         self.client = DetectorClient(
-            config=ClientConfig(plan.url, deadline=plan.deadline, attempts=1, tls=plan.tls), transport=None
+            config=ClientConfig(plan.url, deadline=plan.deadline, attempts=1, tls=plan.tls, throttle=plan.throttle)
         )
         self.outcomes: list[Outcome] = []
         # Line by line: what was answered stays known even when this process has to be killed.

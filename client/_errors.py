@@ -5,8 +5,8 @@ VeridictError                 anything that goes wrong with one request; carries
 +- InvalidImageError          the server refused the image; ``code`` is one of the ``image.*`` codes; never retried
 +- ServerError                the server gave no verdict on a fit image
 |  +- UnavailableError        no connection, or the server is stopping; retried
-|  +- OverloadedError         the server's queue is full; retried with backoff. With the code ``client.throttled`` it was
-|  |                          not asked, since it refused most requests of the last seconds
+|  +- OverloadedError         the server's queue is full; retried with backoff. With the code ``client.throttled`` it
+|  |                          was not asked, since it refused most requests of the last seconds
 |  +- DeadlineError           no answer before the deadline
 |  +- InternalError           the server failed inside; its log says why
 +- ProtocolError              the answer is no ``veridict/1`` document, or the server has no detector

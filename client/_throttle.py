@@ -1,9 +1,9 @@
 """Client-side throttling: while a server refuses, most of what it would refuse is not sent to it.
 
-A refusal costs an overloaded server a part of what a verdict costs, and that is lost to the requests it could judge: at twice
-the capacity of two cores, load generator included, goodput was 8% higher with it (medians of three pairs of runs, 93 and 86 a
-second). Source: "Client-side throttling" in Beyer et al. 2016, Site Reliability Engineering, ch. 21; here over a decaying
-window of seconds, since a full server is itself again within one.
+A refusal costs an overloaded server a part of what a verdict costs, and that is lost to the requests it could judge: at
+twice the capacity of two cores, load generator included, goodput was 8% higher with throttling (medians of three pairs
+of runs, 93 and 86 a second). Source: "Client-side throttling" in Beyer et al. 2016, Site Reliability Engineering,
+ch. 21; here over a decaying window of seconds, since a full server is itself again within one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Throttle:
     def count(self, error: VeridictError | None) -> None:
         """Note the error of a request that was sent, None where it was answered.
 
-        Only a full server is a reason to hold back; a refused image was taken in; of a server that cannot be reached, or
-        that is late, nothing is known.
+        Only a full server is a reason to hold back; a refused image was taken in; of a server that cannot be reached,
+        or that is late, nothing is known.
         """
         if isinstance(error, UnavailableError | DeadlineError):
             return

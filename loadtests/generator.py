@@ -32,7 +32,7 @@ class GeneratorError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where the load goes: host:port of the gRPC endpoint, seconds a request may take, TLS options, client's throttle."""
+    """Where the load goes: host:port of the gRPC endpoint, seconds a request may take, TLS, the client's throttle."""
 
     url: str
     deadline: float = 5.0

@@ -31,8 +31,7 @@ class Clock:
 def held_back(throttle):
     try:
         throttle.check("id")
-    except OverloadedError as error:
-        assert (error.code, error.request_id) == ("client.throttled", "id")
+    except OverloadedError:
         return True
     return False
 
@@ -73,6 +72,12 @@ def test_refusals_are_forgotten_within_seconds():
     assert held_back(throttle)
     clock.now = 5.0  # 101 / e^2.5 = 8
     assert not held_back(throttle)
+
+
+def test_what_is_held_back_says_so():
+    with pytest.raises(OverloadedError) as caught:
+        throttled(1.5, taken=0, refused=100).check("id")
+    assert (caught.value.code, caught.value.request_id) == ("client.throttled", "id")
 
 
 def test_off_means_off():

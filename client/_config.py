@@ -30,7 +30,7 @@ class ClientConfig:
     attempts: int = 4
     backoff: float = 0.05
     concurrency: int = 8
-    throttle: float = 1.5
+    throttle: float = 1.1
     tls: Tls | None = None
     model: str = "detector"
 

@@ -6,7 +6,7 @@ VeridictError                 anything that goes wrong with one request; carries
 +- ServerError                the server gave no verdict on a fit image
 |  +- UnavailableError        no connection, or the server is stopping; retried
 |  +- OverloadedError         the server's queue is full; retried with backoff. With the code ``client.throttled`` it
-|  |                          was not asked, since it refused most requests of the last seconds
+|  |                          was not asked, since it refused many requests of the last second
 |  +- DeadlineError           no answer before the deadline
 |  +- InternalError           the server failed inside; its log says why
 +- ProtocolError              the answer is no ``veridict/1`` document, or the server has no detector

@@ -1,9 +1,9 @@
 """Client-side throttling: while a server refuses, most of what it would refuse is not sent to it.
 
-A refusal costs an overloaded server a part of what a verdict costs, and that is lost to the requests it could judge: at
-twice the capacity of two cores, load generator included, goodput was 8% higher with throttling (medians of three pairs
-of runs, 93 and 86 a second). Source: "Client-side throttling" in Beyer et al. 2016, Site Reliability Engineering,
-ch. 21; here over a decaying window of seconds, since a full server is itself again within one.
+A refusal costs an overloaded server a part of what a verdict costs, and that is lost to the requests it could judge:
+see the table in loadtests/LOAD.md. Source: "Client-side throttling" in Beyer et al. 2016, Site Reliability Engineering,
+ch. 21, with their aggressive ratio of 1.1, since a refusal here costs an eighth of a verdict; over a decaying window of a
+second, since a full server is itself again within one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from ._errors import DeadlineError, OverloadedError, UnavailableError, VeridictE
 
 #: Time constant of the window in seconds; refusals in it that are passed over, so that a client with few requests is
 #: never throttled; and the most that is held back, so that there are always requests that find out.
-_WINDOW, _SLACK, _MOST = 2.0, 10.0, 0.9
+_WINDOW, _SLACK, _MOST = 1.0, 10.0, 0.9
 
 
 class Throttle:
     """Counts what a server took and what it refused; safe to share between threads.
 
-    With ``ratio`` k, requests are held back as soon as those of the last seconds exceed k times what was taken in; at
+    With ``ratio`` k, requests are held back as soon as those of the last second exceed k times what was taken in; at
     most some k - 1 refusals come from the server for each request it takes. 0: nothing is ever held back.
     """
 
@@ -53,7 +53,7 @@ class Throttle:
                 return
             self._asked += 1
         raise OverloadedError(
-            "not sent: the server refused most requests of the last seconds",
+            "not sent: the server refused many requests of the last second",
             code="client.throttled",
             request_id=request_id,
         )

@@ -70,7 +70,7 @@ def test_refusals_are_forgotten_within_seconds():
     clock = Clock()
     throttle = throttled(1.5, taken=0, refused=100, clock=clock)
     assert held_back(throttle)
-    clock.now = 5.0  # 101 / e^2.5 = 8
+    clock.now = 3.0  # 101 / e^3 = 5, and ten are passed over
     assert not held_back(throttle)
 
 

@@ -2,8 +2,8 @@
 
 A refusal costs an overloaded server a part of what a verdict costs, and that is lost to the requests it could judge:
 see the table in loadtests/LOAD.md. Source: "Client-side throttling" in Beyer et al. 2016, Site Reliability Engineering,
-ch. 21, with their aggressive ratio of 1.1, since a refusal here costs an eighth of a verdict; over a decaying window of a
-second, since a full server is itself again within one.
+ch. 21, with their aggressive ratio of 1.1, since a refusal here costs an eighth of a verdict; over a decaying window of
+a second, since a full server is itself again within one.
 """
 
 from __future__ import annotations

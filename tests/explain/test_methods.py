@@ -112,11 +112,10 @@ def test_integrated_gradients_of_a_linear_model_are_w_times_the_difference(subje
     assert result.score == pytest.approx((weights * pixels).sum() + 1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("picture", ["halved", "mirrored"])
-def test_integrated_gradients_are_complete_within_one_percent_on_the_real_network(encode, astronaut, real, picture):
-    # Of a difference near zero one per cent is out of reach: these two pictures differ by over a logit.
-    pixels = {"halved": astronaut[::2, ::2], "mirrored": astronaut[:, ::-1]}[picture]
-    subject = read_subject(encode(np.ascontiguousarray(pixels), quality=90))
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_integrated_gradients_are_complete_within_one_percent_on_the_real_network(encode, astronaut, real, step):
+    # Of a difference near zero one per cent is out of reach: these pictures differ from the baseline by over a logit.
+    subject = read_subject(encode(np.ascontiguousarray(astronaut[::step, ::step]), quality=90))
     result = run_method("integrated_gradients", subject, Models(face=real), Budget())
     difference = result.quality["output_difference"]
     assert abs(difference) > 1.0

@@ -18,7 +18,7 @@ from ._types import Answer
 
 #: Seconds that gRPC waits for an answer beyond the caller's deadline, and those that closing waits for such answers.
 #: A call whose caller gave up is left to end by itself: cancelling it sends the server a cancellation in the middle of
-#: its ensemble, and Tritons before 25.03 were seen to crash at one in fifty of these (issues 7368 and 8034 of
+#: its ensemble, and Triton 2.51 crashes at one in fifty of these (compare issues 7368 and 8034 of
 #: triton-inference-server/server).
 _LATE, LINGER = 10.0, 2.0
 

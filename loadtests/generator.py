@@ -6,7 +6,6 @@ launcher and the tests stay clear of that.
 
 from __future__ import annotations
 
-import bisect
 import json
 import subprocess
 import sys
@@ -20,8 +19,6 @@ from veridict.client import ClientConfig, Tls
 from .images import Sample
 from .outcomes import Outcome, Request, read_ledger
 
-#: A call under way takes a thread of the generator; more of them are a job for several generators.
-MOST_UNDER_WAY = 4096
 #: Seconds that the generator may take for its start, the last answers and its end, beside the run itself.
 _PATIENCE = 45.0
 
@@ -66,15 +63,6 @@ class Tally:
     median_ms: float
     p99_ms: float
     requests_per_second: float
-
-
-def most_under_way(plan: Plan) -> int:
-    """Return the largest number of the plan's requests that can wait for an answer at the same time."""
-    if plan.users:
-        return plan.users
-    due = [r.due for r in plan.requests]
-    # An answer comes by the deadline; a second more for one that comes late.
-    return max((n + 1 - bisect.bisect_left(due, t - plan.deadline - 1.0) for n, t in enumerate(due)), default=0)
 
 
 def write_plan(folder: Path, plan: Plan) -> Path:
@@ -126,11 +114,6 @@ def _generate(
         plan = Plan(
             target.url, target.deadline, target.tls, samples, requests, users, seconds, ledger, tallies, target.throttle
         )
-        if most_under_way(plan) > MOST_UNDER_WAY:
-            raise GeneratorError(
-                f"up to {most_under_way(plan)} requests could be under way at once and one generator manages "
-                f"{MOST_UNDER_WAY}: lower the capacity or the deadline, or run several generators"
-            )
         command = [sys.executable, "-m", "veridict.loadtests.users", str(write_plan(folder, plan))]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         status = None

@@ -33,22 +33,11 @@ from veridict.client import (
     VeridictError,
 )
 
-from .generator import Plan, Tally, most_under_way, read_plan, write_tallies
+from .generator import Plan, Tally, read_plan, write_tallies
 from .images import stamp
 from .outcomes import Outcome, Request, to_line
 
 _REPORT_EVERY = 10.0
-
-
-def prepare_grpc(under_way: int) -> None:
-    """Make gRPC's blocking calls yield to other greenlets, ``under_way`` of them at once; before the first channel.
-
-    gRPC waits for each call's answer in a thread of gevent's pool. Of its 10 threads one is gRPC's own; with more calls
-    under way than the rest, answers that are there already wait for a thread: at twice capacity, rejections that took
-    2 ms were measured as 1.5 s.
-    """
-    gevent.get_hub().threadpool.maxsize = under_way + 8
-    grpc.experimental.gevent.init_gevent()
 
 
 class Generator:
@@ -159,7 +148,8 @@ class OpenLoopUser(User):  # type: ignore[misc, unused-ignore]
 
 def carry_out(plan: Plan) -> None:
     """Run a plan to its end and write its ledger and locust's statistics."""
-    prepare_grpc(most_under_way(plan))
+    # Before the first channel: gRPC's threads become greenlets, and all calls share one that waits for their answers.
+    grpc.experimental.gevent.init_gevent()
     base = OpenLoopUser if plan.users == 0 else ClosedLoopUser
     environment = Environment(user_classes=[], catch_exceptions=False)
     run = Generator(plan, environment)

@@ -3,7 +3,7 @@
 import pytest
 
 from veridict.loadtests.arrivals import Phase, lay_out
-from veridict.loadtests.generator import Plan, most_under_way, read_plan, write_plan
+from veridict.loadtests.generator import Plan, read_plan, write_plan
 from veridict.loadtests.images import Sample, bad_samples, deal, stamp
 from veridict.loadtests.outcomes import Outcome, Request, account, figures, read_ledger, recovery_seconds, to_line
 
@@ -111,12 +111,6 @@ def test_plan_survives_its_file(tmp_path):
     samples = [Sample("a.jpg", b"\xff\xd8x"), Sample("empty", b"", ("image.empty",))]
     plan = Plan("127.0.0.1:1", 2.0, None, samples, requests([0.0, 0.5]), 0, 3.0, tmp_path / "l", tmp_path / "t")
     assert read_plan(write_plan(tmp_path, plan)) == plan
-
-
-def test_as_many_calls_are_provided_for_as_can_be_under_way(tmp_path):
-    times = [n / 10 for n in range(300)]
-    plan = Plan("x:1", 2.0, None, [], requests(times), 0, 30.0, tmp_path / "l", tmp_path / "t")
-    assert most_under_way(plan) == pytest.approx(31, abs=1)  # 10 a second, each for the deadline and one second more
 
 
 def test_stamps_change_the_hash_and_not_the_picture(encode, cat):

@@ -55,7 +55,9 @@ class AsyncDetectorClient:
             if left <= 0:
                 break
             try:
-                return parse_answer(await self._ask(data, request_id, left, dict(trace_context or {})), request_id)
+                with self._throttle.asking(request_id):
+                    answer = await self._infer(data, request_id, left, dict(trace_context or {}))
+                return parse_answer(answer, request_id)
             except VeridictError as error:
                 last = error
                 if not is_retryable(error) or attempt + 1 == self.config.attempts:
@@ -63,26 +65,18 @@ class AsyncDetectorClient:
             await asyncio.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
         raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
 
-    async def _ask(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        self._throttle.check(request_id)
-        try:
-            answer = read_answer(await self._infer(data, request_id, timeout, headers), request_id)
-        except InferenceServerException as failure:
-            error = to_error(failure, request_id)
-            self._throttle.count(error)
-            raise error from failure
-        self._throttle.count(None)
-        return answer
-
-    async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Any:
-        """Return tritonclient's result; a call that is late, or whose caller is cancelled, goes on without them."""
+    async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
+        """Send one image; a call that is late, or whose caller is cancelled, goes on without them."""
         arguments = request_arguments(self.config, data, request_id, timeout, headers)
         call: asyncio.Task[Any] = asyncio.create_task(self._client.infer(**arguments))
         self._under_way.add(call)
         call.add_done_callback(self._ended)
         if not (await asyncio.wait({call}, timeout=timeout))[0]:
             raise no_time_left(request_id)
-        return call.result()
+        try:
+            return read_answer(call.result(), request_id)
+        except InferenceServerException as error:
+            raise to_error(error, request_id) from error
 
     def _ended(self, call: asyncio.Task[Any]) -> None:
         self._under_way.discard(call)

@@ -16,7 +16,7 @@ from ._config import ClientConfig
 from ._errors import DeadlineError, VeridictError, is_retryable
 from ._throttle import Throttle
 from ._triton import TritonTransport
-from ._types import Answer, ImageInput, Result, Transport, encode_input, parse_answer
+from ._types import ImageInput, Result, Transport, encode_input, parse_answer
 
 
 class DetectorClient:
@@ -63,23 +63,15 @@ class DetectorClient:
             if left <= 0:
                 break
             try:
-                return parse_answer(self._ask(data, request_id, left, dict(trace_context or {})), request_id)
+                with self._throttle.asking(request_id):
+                    answer = self._transport.infer(data, request_id, left, dict(trace_context or {}))
+                return parse_answer(answer, request_id)
             except VeridictError as error:
                 last = error
                 if not is_retryable(error) or attempt + 1 == self.config.attempts:
                     raise
             time.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
         raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
-
-    def _ask(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        self._throttle.check(request_id)
-        try:
-            answer = self._transport.infer(data, request_id, timeout, headers)
-        except VeridictError as error:
-            self._throttle.count(error)
-            raise
-        self._throttle.count(None)
-        return answer
 
     def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None

@@ -127,13 +127,13 @@ def test_so_does_the_asyncio_client(monkeypatch):
 
     calls = []
 
-    async def refuse(*arguments):
+    async def refuse(**arguments):
         calls.append(arguments)
         raise InferenceServerException("[server.overloaded] full", "StatusCode.UNAVAILABLE")
 
     async def judge():
         async with AsyncDetectorClient(config=ClientConfig("127.0.0.1:9", attempts=1)) as client:
-            monkeypatch.setattr(client, "_infer", refuse)
+            monkeypatch.setattr(client._client, "infer", refuse)
             return [r.error.code async for r in client.detect_many([b"x"] * 400)]
 
     codes = asyncio.run(judge())

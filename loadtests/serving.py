@@ -130,9 +130,9 @@ def compare(results: Results, size: str) -> list[Ratio]:
     if batches := blocks_of("bare loop, batches"):
         what = "served at saturation / best bare loop in batches"
         ratios.append(compare_rates(what, size, ours, _best(batches), SATURATION_TARGET))
-        for blocks in (b for t, b in mine.items() if t.batch == BARE_BATCH):
+        if alike := [b for t, b in mine.items() if t.batch == BARE_BATCH]:
             what = f"served, {BARE_BATCH} images per request / best bare loop in batches of {BARE_BATCH}"
-            ratios.append(compare_rates(what, size, blocks, _best(batches), SATURATION_TARGET))
+            ratios.append(compare_rates(what, size, alike[0], _best(batches), SATURATION_TARGET))
     if alone := blocks_of("bare loop, one"):
         what = "served at saturation / bare loop, one at a time"
         ratios.append(compare_rates(what, size, ours, alone[0], SATURATION_TARGET))

@@ -41,16 +41,13 @@ class Target:
 class Plan:
     """What the generator does: the requests at their due times, or with ``users`` a closed loop of ``seconds``."""
 
-    url: str
-    deadline: float
-    tls: Tls | None
+    target: Target
     samples: Sequence[Sample]
     requests: Sequence[Request]
     users: int
     seconds: float
     ledger: Path
     tallies: Path
-    throttle: float = ClientConfig.throttle
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,12 @@ def write_plan(folder: Path, plan: Plan) -> Path:
     """Write the plan and its samples into ``folder`` and return the plan's path."""
     for number, sample in enumerate(plan.samples):
         (folder / f"{number}.sample").write_bytes(sample.data)
+    tls = plan.target.tls
     document = {
-        "url": plan.url,
-        "deadline": plan.deadline,
-        "tls": plan.tls and {name: path and str(path) for name, path in vars(plan.tls).items()},
+        "target": vars(plan.target) | {"tls": tls and {name: path and str(path) for name, path in vars(tls).items()}},
         "samples": [{"name": s.name, "codes": s.codes} for s in plan.samples],
         "requests": [[r.id, r.due, r.sample] for r in plan.requests],
         "users": plan.users,
-        "throttle": plan.throttle,
         "seconds": plan.seconds,
         "ledger": str(plan.ledger),
         "tallies": str(plan.tallies),
@@ -89,15 +84,22 @@ def write_plan(folder: Path, plan: Plan) -> Path:
 def read_plan(path: Path) -> Plan:
     """Return the plan that :func:`write_plan` wrote."""
     document = json.loads(path.read_text())
-    tls = document["tls"] and Tls(**{name: value and Path(value) for name, value in document["tls"].items()})
+    target = document["target"]
+    tls = target["tls"] and Tls(**{name: value and Path(value) for name, value in target["tls"].items()})
     samples = [
         Sample(s["name"], (path.parent / f"{number}.sample").read_bytes(), tuple(s["codes"]))
         for number, s in enumerate(document["samples"])
     ]
     requests = [Request(*row) for row in document["requests"]]
-    whole = {name: document[name] for name in ("url", "deadline", "users", "seconds", "throttle")}
-    ledger, tallies = Path(document["ledger"]), Path(document["tallies"])
-    return Plan(**whole, ledger=ledger, tallies=tallies, tls=tls, samples=samples, requests=requests)
+    return Plan(
+        target=Target(**target | {"tls": tls}),
+        samples=samples,
+        requests=requests,
+        users=document["users"],
+        seconds=document["seconds"],
+        ledger=Path(document["ledger"]),
+        tallies=Path(document["tallies"]),
+    )
 
 
 def write_tallies(path: Path, tallies: Sequence[Tally]) -> None:
@@ -111,9 +113,7 @@ def _generate(
     with tempfile.TemporaryDirectory(prefix="veridict-load-") as name:
         folder = Path(name)
         ledger, tallies = folder / "ledger.jsonl", folder / "locust.json"
-        plan = Plan(
-            target.url, target.deadline, target.tls, samples, requests, users, seconds, ledger, tallies, target.throttle
-        )
+        plan = Plan(target, samples, requests, users, seconds, ledger, tallies)
         command = [sys.executable, "-m", "veridict.loadtests.users", str(write_plan(folder, plan))]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         status = None

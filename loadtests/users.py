@@ -47,9 +47,7 @@ class Generator:
         """Open the channel; attempts are limited to one, so that a request sent is a request accounted for."""
         self.plan = plan
         self.environment = environment
-        self.client = DetectorClient(
-            config=ClientConfig(plan.url, deadline=plan.deadline, attempts=1, tls=plan.tls, throttle=plan.throttle)
-        )
+        self.client = DetectorClient(config=ClientConfig(attempts=1, **vars(plan.target)))
         self.outcomes: list[Outcome] = []
         # Line by line: what was answered stays known even when this process has to be killed.
         self.ledger = plan.ledger.open("w", buffering=1)
@@ -141,7 +139,7 @@ class OpenLoopUser(User):  # type: ignore[misc, unused-ignore]
             early = request.due - run.now()
             gevent.sleep(max(0.0, early))  # also when late: answers must get their turn
             crowd.start(gevent.Greenlet(run.send, request))
-        crowd.join(timeout=run.plan.deadline + 10.0)
+        crowd.join(timeout=run.plan.target.deadline + 10.0)
         run.done.set()
         gevent.sleep(3600)
 
@@ -160,7 +158,7 @@ def carry_out(plan: Plan) -> None:
     progress = gevent.spawn(run.report)
     runner.start(plan.users or 1, spawn_rate=plan.users or 1)
     try:
-        run.done.wait(timeout=plan.seconds + plan.deadline + 30.0)
+        run.done.wait(timeout=plan.seconds + plan.target.deadline + 30.0)
     finally:
         progress.kill()
         entries = [*environment.stats.entries.values(), environment.stats.total]

@@ -3,7 +3,7 @@
 import pytest
 
 from veridict.loadtests.arrivals import Phase, lay_out
-from veridict.loadtests.generator import Plan, read_plan, write_plan
+from veridict.loadtests.generator import Plan, Target, read_plan, write_plan
 from veridict.loadtests.images import Sample, bad_samples, deal, stamp
 from veridict.loadtests.outcomes import Outcome, Request, account, figures, read_ledger, recovery_seconds, to_line
 
@@ -109,7 +109,8 @@ def test_ledger_keeps_whole_lines_of_a_killed_generator(tmp_path):
 
 def test_plan_survives_its_file(tmp_path):
     samples = [Sample("a.jpg", b"\xff\xd8x"), Sample("empty", b"", ("image.empty",))]
-    plan = Plan("127.0.0.1:1", 2.0, None, samples, requests([0.0, 0.5]), 0, 3.0, tmp_path / "l", tmp_path / "t")
+    target = Target("127.0.0.1:1", 2.0)
+    plan = Plan(target, samples, requests([0.0, 0.5]), 0, 3.0, tmp_path / "l", tmp_path / "t")
     assert read_plan(write_plan(tmp_path, plan)) == plan
 
 

@@ -39,9 +39,7 @@ IMAGE = Tensor("IMAGE", "STRING", (1,))
 VERDICT = Tensor("VERDICT", "STRING", (1,))
 FAKE_PROBABILITY = Tensor("FAKE_PROBABILITY", "FP32", (1,))
 FACTS = Tensor("FACTS", "STRING", (1,))
-CLIP_VIEW = Tensor("CLIP_VIEW", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
-FACES = Tensor("FACES", "UINT8", (-1, FACE_SIZE, FACE_SIZE, 3))
-FACE_COUNT = Tensor("FACE_COUNT", "INT32", (1,))
+#: As many as the faces of the request's image with the most; NaN where there is no face.
 FACE_LOGITS = Tensor("FACE_LOGITS", "FP32", (-1,))
 #: Mean and deviation of each channel of two middle layers of CLIP's image tower.
 INTERMEDIATES_OUT = Tensor("INTERMEDIATES", "FP32", (INTERMEDIATES,))
@@ -52,18 +50,15 @@ EMBEDDING_OUT = Tensor("EMBEDDING", "FP32", (EMBEDDING,))
 LOGIT = Tensor("LOGIT", "FP32", (1,))
 
 DETECTOR = Model("detector", (IMAGE,), (VERDICT, FAKE_PROBABILITY), 32)
-PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, CLIP_VIEW, FACES, FACE_COUNT), 32)
+PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, EMBEDDING_OUT, INTERMEDIATES_OUT, FACE_LOGITS), 32)
 CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT, INTERMEDIATES_OUT), 64)
 CLIP_TEXT = Model("clip_text", (TOKENS,), (EMBEDDING_OUT,), 64)
 FACE_CNN = Model("face_cnn", (FACE_PIXELS,), (LOGIT,), 64)
 #: The same network for explanations, which wait for verdicts; see its configurations.
 FACE_CNN_EXPLAIN = Model("face_cnn_explain", (FACE_PIXELS,), (LOGIT,), 64)
-FACES_MODEL = Model("faces", (FACES, FACE_COUNT), (FACE_LOGITS,), 32)
-FUSION = Model("fusion", (FACTS, EMBEDDING_OUT, INTERMEDIATES_OUT, FACE_LOGITS), (VERDICT, FAKE_PROBABILITY), 32)
+FUSION = Model("fusion", PREPROCESS.outputs, (VERDICT, FAKE_PROBABILITY), 32)
 
-MODELS = {
-    m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACE_CNN_EXPLAIN, FACES_MODEL, FUSION)
-}
+MODELS = {m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACE_CNN_EXPLAIN, FUSION)}
 #: Models that are a TensorRT engine in the GPU profile and an ONNX graph in the CPU profile.
 ENGINES = ("clip_image", "clip_text", "face_cnn")
 #: Triton's request priorities (1 is served first) where verdicts and explanations share a queue.

@@ -1,7 +1,8 @@
-"""The model ``preprocess``: encoded bytes -> facts and forensic measurements, the CLIP view and the face crops.
+"""The model ``preprocess``: encoded bytes -> facts, forensic measurements, and what the networks say of the views.
 
-It takes requests from Triton at once, refuses what is too much (:mod:`.tickets`), queues the rest by itself and answers
-later (:mod:`.intake`), through the response senders that the python backend has for it in the default transaction mode.
+It takes requests from Triton at once, refuses what is too much (:mod:`.tickets`), queues the rest by itself
+(:mod:`.intake`), calls the networks for every image that is ready (:mod:`.networks`) and answers later, through the
+response senders that the python backend has for it in the default transaction mode.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from veridict.forensics.preprocess import Prepared, prepare, warm_up
 
 from . import serving
 from .intake import Intake, Job, Late
+from .networks import Networks, Scores
 from .tally import Tally
 from .tickets import TicketOffice
 
@@ -55,11 +57,14 @@ class TritonPythonModel:
         counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late")}
         level = under_way.Metric(labels={"process": str(os.getpid())})
         self.tally = Tally(counters, gauges=[(level, lambda: self.tickets.in_use)])
+        calls = int(serving.parameter(args, "calls", "2"))
+        self.networks = Networks(calls)
         self.intake: Intake[bytes, Prepared] = Intake(
             int(serving.parameter(args, "threads", "0")) or usable_cores(),
             prepare,
             self._hand_on,
             int(serving.parameter(args, "group", "8")),
+            calls,
             initializer=warm_up,
         )
 
@@ -92,19 +97,37 @@ class TritonPythonModel:
         return None
 
     def _hand_on(self, jobs: list[Prepare]) -> None:
-        answers = [(*job.key, self._answer(job)) for job in jobs]
-        for sender, tickets, answer in answers:  # all that is built goes at once, for the next step to find together
-            if answer.has_error():
-                self.tickets.give_back(tickets)
-            _send(sender, answer)
+        """Refuse the jobs that failed at once; have the images of the others scored together and answer those."""
+        for job in jobs:
+            if job.error is not None:
+                self._answer(job, self._refusal(job, *job.error))
+        sound = [job for job in jobs if job.error is None]
+        if not sound:
+            return
+        try:
+            answers = self._score(sound)
+        except Exception as failure:  # whatever it is, the clients get an answer
+            answers = [serving.fail("preprocess", failure) for _ in sound]
+        for job, answer in zip(sound, answers, strict=True):
+            self._answer(job, answer)
 
-    def _answer(self, job: Prepare) -> Any:
-        if job.error is None:
-            try:
-                return _tensors(job)
-            except Exception as failure:  # whatever it is, the client gets an answer
-                return serving.fail("preprocess", failure)
-        index, error = job.error
+    def _score(self, jobs: list[Prepare]) -> list[Any]:
+        began = time.monotonic()
+        images = [[item for item in job.results if item is not None] for job in jobs]
+        scores = self.networks.score([item for group in images for item in group])
+        ended = time.monotonic()
+        answers, start = [], 0
+        for job, prepared in zip(jobs, images, strict=True):
+            rows = slice(start, start + len(prepared))
+            facts = [
+                _facts(job, i, p, {"grouping": began - job.finished[i], "networks": ended - began})
+                for i, p in enumerate(prepared)
+            ]
+            answers.append(_tensors(facts, scores, rows))
+            start = rows.stop
+        return answers
+
+    def _refusal(self, job: Prepare, index: int, error: Exception) -> Any:
         if isinstance(error, Late):
             self.tally.count("late")
             return serving.late()
@@ -113,9 +136,16 @@ class TritonPythonModel:
         self.tally.count(error.code)
         return serving.refuse(ImageError(error.code, f"image {index} of the request") if len(job.items) > 1 else error)
 
+    def _answer(self, job: Prepare, answer: Any) -> None:
+        sender, tickets = job.key
+        if answer.has_error():
+            self.tickets.give_back(tickets)
+        _send(sender, answer)
+
     def finalize(self) -> None:
         """Finish what was taken in."""
         self.intake.close()
+        self.networks.close()
         self.tally.close()
         self.tickets.close()
 
@@ -127,30 +157,30 @@ def _send(sender: Any, answer: Any) -> None:
         pb_utils.Logger.log_error(f"preprocess: an answer could not be sent: {type(error).__name__}: {error}")
 
 
-def _tensors(job: Prepare) -> Any:
-    prepared = [item for item in job.results if item is not None]
-    most = max(len(p.boxes) for p in prepared)
-    faces = np.zeros((len(prepared), most, sig.FACE_SIZE, sig.FACE_SIZE, 3), np.uint8)
-    for row, item in zip(faces, prepared, strict=True):
-        row[: len(item.crops)] = item.crops if len(item.crops) else 0
+def _tensors(facts: list[dict[str, Any]], scores: Scores, rows: slice) -> Any:
+    """Return the answer to a request whose images stand in ``rows`` of the scores."""
+    faces = scores.face_logits[rows]
+    padded = np.full((len(faces), max(len(logits) for logits in faces)), np.nan, np.float32)
+    for row, logits in zip(padded, faces, strict=True):
+        row[: len(logits)] = logits
     return pb_utils.InferenceResponse(
         [
-            serving.write(sig.FACTS, [json.dumps(_facts(job, i, p)) for i, p in enumerate(prepared)]),
-            serving.write(sig.CLIP_VIEW, np.stack([p.view for p in prepared])),
-            serving.write(sig.FACES, faces),
-            serving.write(sig.FACE_COUNT, np.array([[len(p.boxes)] for p in prepared], np.int32)),
+            serving.write(sig.FACTS, [json.dumps(image) for image in facts]),
+            serving.write(sig.EMBEDDING_OUT, scores.embeddings[rows]),
+            serving.write(sig.INTERMEDIATES_OUT, scores.intermediates[rows]),
+            serving.write(sig.FACE_LOGITS, padded),
         ]
     )
 
 
-def _facts(job: Prepare, index: int, item: Prepared) -> dict[str, Any]:
-    waited = {"queue": job.begun[index] - job.arrived, "grouping": time.monotonic() - job.finished[index]}
+def _facts(job: Prepare, index: int, item: Prepared, after: dict[str, float]) -> dict[str, Any]:
+    """Return what fusion needs to know of an image; ``after`` are the seconds of what followed its preparation."""
+    waited = {"queue": job.begun[index] - job.arrived} | after
     return {
         "image": asdict(item.image),
         "measurements": {name: asdict(m) for name, m in item.measurements.items()},
         "texture": None if item.texture is None else base64.b64encode(item.texture.tobytes()).decode(),
         "boxes": item.boxes,
         "timings_ms": item.timings_ms | {name: round(v * 1e3, 3) for name, v in waited.items()},
-        "handed_on": time.time(),
         "ticket": (os.getpid(), job.key[1][index]),
     }

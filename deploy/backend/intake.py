@@ -49,7 +49,8 @@ class Job(Generic[Item, Result]):
 class Intake(Generic[Item, Result]):
     """Works on the items of requests with a pool of threads and hands finished requests on in groups.
 
-    ``work`` turns an item into a result; ``hand_on`` gets a list of finished jobs and runs on one of the threads.
+    ``work`` turns an item into a result. ``hand_on`` gets a list of finished jobs, on a thread of its own; it may take
+    long and must not raise. What finishes while ``calls`` of it are under way goes together afterwards.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class Intake(Generic[Item, Result]):
         work: Callable[[Item], Result],
         hand_on: Callable[[list[Job[Item, Result]]], None],
         group: int,
+        calls: int = 1,
         initializer: Callable[[], None] | None = None,
     ) -> None:
         """Start the threads; ``group`` is the most items that are held back for one another."""
-        self._work, self._hand_on, self._group = work, hand_on, group
+        self._work, self._hand_on, self._group, self._calls_left = work, hand_on, group, calls
         self._pool = ThreadPoolExecutor(workers, initializer=initializer)
+        self._callers = ThreadPoolExecutor(calls)
         self._lock = threading.Lock()
         self._unfinished = 0
         self._ready: list[Job[Item, Result]] = []
@@ -92,16 +95,28 @@ class Intake(Generic[Item, Result]):
                 self._ready.append(job)
             group = self._take_group()
         if group:
+            self._callers.submit(self._call, group)
+
+    def _call(self, group: list[Job[Item, Result]]) -> None:
+        """Hand a group on, then what became ready meanwhile."""
+        while group:
             self._hand_on(group)
+            with self._lock:
+                self._calls_left += 1
+                group = self._take_group()
 
     def _take_group(self) -> list[Job[Item, Result]]:
-        """Return the finished jobs, once they are half of all that is here, or a whole group."""
+        """Return the finished jobs, if they may go now: half of all that is worked on here, or a whole group."""
         waiting = sum(len(job.items) for job in self._ready)
+        if not waiting or not self._calls_left:
+            return []
         if self._unfinished and waiting < min(self._group, (waiting + self._unfinished + 1) // 2):
             return []
+        self._calls_left -= 1
         group, self._ready = self._ready, []
         return group
 
     def close(self) -> None:
-        """Finish what is queued, then end the threads."""
+        """Finish what is queued and hand it on, then end the threads."""
         self._pool.shutdown(wait=True)
+        self._callers.shutdown(wait=True)

@@ -124,6 +124,23 @@ def engine_problems(source: dict[str, Any], gpu: str) -> list[str]:
     return problems
 
 
+def configuration_problems(repository: Path) -> list[str]:
+    """Return what keeps Triton from loading the model folders, or them from working together."""
+    # A folder of an earlier version may be left with nothing but compiled Python in it; Triton ends at its sight.
+    left_over = (f for f in repository.iterdir() if f.is_dir() and f.name not in MODELS)
+    problems = [f"{f.name} has no config.pbtxt: remove it" for f in left_over if not (f / "config.pbtxt").exists()]
+    for name, model in MODELS.items():
+        path = repository / name / "config.pbtxt"
+        if not path.exists():
+            problems.append(f"{name}/config.pbtxt is missing")
+            continue
+        text = path.read_text()
+        lacking = [t.name for t in (*model.inputs, *model.outputs) if f'name: "{t.name}"' not in text]
+        if lacking:
+            problems.append(f"{name}/config.pbtxt has no {', '.join(lacking)}: export the repository anew")
+    return problems
+
+
 def check_repository(repository: Path, profile: str) -> Manifest:
     """Return the manifest when every model the profile serves is there and every file is what the manifest says.
 
@@ -131,7 +148,7 @@ def check_repository(repository: Path, profile: str) -> Manifest:
         RepositoryError: a model or file is missing, altered or malformed; the message lists every problem.
     """
     manifest = read_manifest(repository)
-    problems = [f"{n}/config.pbtxt is missing" for n in MODELS if not (repository / n / "config.pbtxt").exists()]
+    problems = configuration_problems(repository)
     required = [str(Path(name) / "1" / ENGINE_FILES[profile]) for name in ENGINES]
     required += [str(PROMPT_BANK), str(CALIBRATION)]
     problems += [f"{name} is not in the manifest" for name in required if name not in manifest.files]

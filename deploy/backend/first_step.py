@@ -12,7 +12,6 @@ import json
 import os
 import time
 from collections.abc import Hashable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -165,7 +164,7 @@ def _tensors(facts: list[dict[str, Any]], scores: Scores, rows: slice) -> Any:
         row[: len(logits)] = logits
     return pb_utils.InferenceResponse(
         [
-            serving.write(sig.FACTS, [json.dumps(image) for image in facts]),
+            serving.write(sig.FACTS, [json.dumps(image, default=vars) for image in facts]),
             serving.write(sig.EMBEDDING_OUT, scores.embeddings[rows]),
             serving.write(sig.INTERMEDIATES_OUT, scores.intermediates[rows]),
             serving.write(sig.FACE_LOGITS, padded),
@@ -177,8 +176,8 @@ def _facts(job: Prepare, index: int, item: Prepared, after: dict[str, float]) ->
     """Return what fusion needs to know of an image; ``after`` are the seconds of what followed its preparation."""
     waited = {"queue": job.begun[index] - job.arrived} | after
     return {
-        "image": asdict(item.image),
-        "measurements": {name: asdict(m) for name, m in item.measurements.items()},
+        "image": item.image,
+        "measurements": item.measurements,
         "texture": None if item.texture is None else base64.b64encode(item.texture.tobytes()).decode(),
         "boxes": item.boxes,
         "timings_ms": item.timings_ms | {name: round(v * 1e3, 3) for name, v in waited.items()},

@@ -147,7 +147,30 @@ def test_finished_jobs_are_held_back_until_they_are_half_of_what_is_here_or_a_gr
     for _ in range(5):
         gate.release()
     intake.close()
-    assert [[job.key for job in group] for group in handed.groups[1:]] == [[3, 4, 5], [6], [7]]
+    # The last ones go one by one, or together where the first of them is still being handed on.
+    assert [job.key for job in handed.groups[1]] == [3, 4, 5]
+    assert [job.key for group in handed.groups[2:] for job in group] == [6, 7]
+
+
+def test_what_finishes_while_all_calls_are_under_way_goes_together_afterwards():
+    gate, groups = threading.Semaphore(0), []
+
+    def hand_on(jobs):
+        groups.append([job.key for job in jobs])
+        gate.acquire()
+
+    intake = Intake(1, lambda item: item, hand_on, group=1, calls=2)
+    for number in range(6):
+        intake.put(Job(number, [number], later()))
+        wait_until(lambda: len(groups) == min(number + 1, 2))  # noqa: B023 - called at once
+    wait_until(lambda: not intake._unfinished)
+    assert groups == [[0], [1]]
+    gate.release()
+    wait_until(lambda: len(groups) == 3)
+    assert groups[2] == [2, 3, 4, 5]
+    for _ in range(2):
+        gate.release()
+    intake.close()
 
 
 def test_a_failure_is_its_own_jobs_and_the_first_of_the_items_is_told():

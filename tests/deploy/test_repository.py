@@ -40,10 +40,20 @@ def test_altered_and_missing_files_are_all_named(copy):
         stream.write(" ")
     (copy / "face_cnn" / "1" / "model.onnx").unlink()
     shutil.rmtree(copy / "fusion" / "configs", ignore_errors=True)
-    (copy / "faces" / "config.pbtxt").unlink()
+    (copy / "fusion" / "config.pbtxt").unlink()
     with pytest.raises(RepositoryError) as caught:
         check_repository(copy, "cpu")
-    for part in ("calibration.json differs", "face_cnn/1/model.onnx is missing", "faces/config.pbtxt is missing"):
+    for part in ("calibration.json differs", "face_cnn/1/model.onnx is missing", "fusion/config.pbtxt is missing"):
+        assert part in str(caught.value)
+
+
+def test_folders_and_configurations_of_another_version_are_named(copy):
+    (copy / "faces" / "1").mkdir(parents=True)
+    config = copy / "preprocess" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"EMBEDDING"', '"CLIP_VIEW"'))
+    with pytest.raises(RepositoryError) as caught:
+        check_repository(copy, "cpu")
+    for part in ("faces has no config.pbtxt: remove it", "preprocess/config.pbtxt has no EMBEDDING: export"):
         assert part in str(caught.value)
 
 

@@ -64,7 +64,7 @@ def test_explanations_wait_for_verdicts():
 
 STEPS = [p for p in CONFIGS if not read(p).HasField("ensemble_scheduling")]
 #: Steps of the detector; ``face_cnn`` on GPUs has priorities besides, so it cannot do without a bounded queue.
-ON_THE_WAY = [p for p in STEPS if model_name(p) in ("preprocess", "clip_image", "faces", "face_cnn", "fusion")]
+ON_THE_WAY = [p for p in STEPS if model_name(p) in ("preprocess", "clip_image", "face_cnn", "fusion")]
 
 
 @pytest.mark.parametrize("path", STEPS, ids=lambda p: f"{model_name(p)}-{p.stem}")
@@ -88,6 +88,7 @@ def test_the_first_step_knows_how_much_is_too_much():
     assert int(parameters["capacity"].string_value) > 0
     assert float(parameters["patience_seconds"].string_value) > 0
     assert 0 < int(parameters["group"].string_value) <= sig.PREPROCESS.max_batch_size
+    assert int(parameters["calls"].string_value) > 0
 
 
 def test_the_ensemble_connects_every_tensor():

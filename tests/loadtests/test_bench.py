@@ -284,18 +284,18 @@ def test_stages_add_up_to_the_request():
     spent = {
         "preprocess": counters(1, 1),
         "clip_image": counters(6),
-        "faces": counters(5),
         "face_cnn": counters(3, 1),
         "fusion": counters(1),
     }
     own = {"decode": 2.0, "shrink": 1.0, "forensics": 1.0, "texture": 2.0, "faces": 1.0, "view": 0.5}
-    own |= {"queue": 0.3, "grouping": 0.2}
+    own |= {"queue": 0.3, "grouping": 0.2, "networks": 7.0}
     profile = stages.account("s", own, spent, 10, 20.0)
     assert sum(profile.stages.values()) == pytest.approx(profile.total)
     assert profile.stages["preprocess: taking in, waiting for a thread and for others"] == pytest.approx(1.5)
-    assert profile.stages["faces: gathering and IPC"] == pytest.approx(1.0)
-    assert profile.stages["at the same time (encoder and faces)"] == pytest.approx(-5.0)
-    rest = 20 - (7.5 + 1.5 + 6 + 5 + 1 + 1 + 1 - 5 - 1)
+    assert profile.stages["calling them"] == pytest.approx(1.0)
+    assert profile.stages["at the same time (encoder and face CNN)"] == pytest.approx(-4.0)
+    # The networks took 7 as the first step saw them; of the queues, 1 is preprocess's own.
+    rest = 20 - (7.5 + 1.5 + 7 + 1 + 1)
     assert profile.stages["gRPC, ensemble scheduling, handing on, client"] == pytest.approx(rest)
     rows = parse(stages.profile_table([profile]))
     assert rows[2] == ["decode", "2.00 (10%)"]

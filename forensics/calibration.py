@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,12 @@ class Percentiles:
 
     def percentile(self, value: float, longest_side: int) -> float:
         """Return the share (0..100) of real photographs of like size whose value is below ``value``."""
-        row = self.values[int(np.searchsorted(self.edges, longest_side, side="right"))]
-        return float(np.interp(value, row, np.linspace(0.0, 100.0, len(row))))
+        return float(np.interp(value, *self._curves[bisect_right(self.edges, longest_side)]))
+
+    @cached_property
+    def _curves(self) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        """Return quantiles and their shares (0..100) per size class, as arrays: converted once, not at every look-up."""
+        return [(np.array(row), np.linspace(0.0, 100.0, len(row))) for row in self.values]
 
 
 @dataclass(frozen=True)

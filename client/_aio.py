@@ -110,9 +110,13 @@ class AsyncDetectorClient:
                 task.cancel()
 
     async def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers and its detector is loaded."""
+        """Return whether the server answers and its detector, with all that it calls, is loaded."""
         try:
-            return bool(await self._client.is_model_ready(self.config.model, client_timeout=timeout))
+            # Triton knows the steps of an ensemble, not the networks that one of them calls: ask for all its models.
+            return bool(
+                await self._client.is_server_ready(client_timeout=timeout)
+                and await self._client.is_model_ready(self.config.model, client_timeout=timeout)
+            )
         except InferenceServerException:
             return False
 

@@ -119,9 +119,13 @@ class TritonTransport:
                 self._changed.notify_all()
 
     def ready(self, timeout: float) -> bool:
-        """Return whether the detector is ready."""
+        """Return whether the detector is ready, and all that it calls."""
         try:
-            return bool(self._client.is_model_ready(self._config.model, client_timeout=timeout))
+            # Triton knows the steps of an ensemble, not the networks that one of them calls: ask for all its models.
+            return bool(
+                self._client.is_server_ready(client_timeout=timeout)
+                and self._client.is_model_ready(self._config.model, client_timeout=timeout)
+            )
         except InferenceServerException:
             return False
 

@@ -40,7 +40,7 @@ class Percentiles:
 
     @cached_property
     def _curves(self) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-        """Return quantiles and their shares (0..100) per size class, as arrays: converted once, not at every look-up."""
+        """Return quantiles and their shares (0..100) per size class: arrays once, not at every look-up."""
         return [(np.array(row), np.linspace(0.0, 100.0, len(row))) for row in self.values]
 
 

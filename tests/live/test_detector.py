@@ -16,6 +16,7 @@ from veridict.client import AsyncDetectorClient, ClientConfig, DeadlineError, De
 from veridict.deploy.backend.tally import PUBLISHED_EVERY
 from veridict.deploy.repository import default_repository
 from veridict.export.pipeline import InProcessDetector
+from veridict.forensics import signature as sig
 from veridict.forensics.fusion import replay
 
 pytestmark = pytest.mark.live
@@ -121,6 +122,16 @@ def test_zero_one_and_three_faces_in_one_batch(triton, detector, encode, coffee,
         for result in client.detect_many(images * 6, concurrency=18):
             assert result.verdict is not None
             assert len(result.verdict.faces) == [0, 1, 3][result.index % 3]
+
+
+def test_more_faces_in_one_request_than_the_face_network_takes_at_once(triton, detector, encode, three_faces):
+    data = encode(three_faces)
+    alone = detector.detect(data)
+    together = [json.loads(v) for v in plain_request(triton, [data] * 32).as_numpy("VERDICT").ravel()]
+    assert sum(len(d["faces"]) for d in together) == 96 > sig.FACE_CNN.max_batch_size
+    for document in together:
+        expected = [f.fake_probability for f in alone.faces]
+        assert [f["fake_probability"] for f in document["faces"]] == pytest.approx(expected, abs=1e-4)
 
 
 def test_without_faces_the_face_cnn_is_not_called(triton, detector, encode, coffee, astronaut):

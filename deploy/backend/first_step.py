@@ -62,6 +62,7 @@ class TritonPythonModel:
             int(serving.parameter(args, "threads", "0")) or usable_cores(),
             prepare,
             self._hand_on,
+            self._refuse,
             int(serving.parameter(args, "group", "8")),
             calls,
             initializer=warm_up,
@@ -96,18 +97,12 @@ class TritonPythonModel:
         return None
 
     def _hand_on(self, jobs: list[Prepare]) -> None:
-        """Refuse the jobs that failed at once; have the images of the others scored together and answer those."""
-        for job in jobs:
-            if job.error is not None:
-                self._answer(job, self._refusal(job, *job.error))
-        sound = [job for job in jobs if job.error is None]
-        if not sound:
-            return
+        """Have the images of all jobs scored together, and answer."""
         try:
-            answers = self._score(sound)
+            answers = self._score(jobs)
         except Exception as failure:  # whatever it is, the clients get an answer
-            answers = [serving.fail("preprocess", failure) for _ in sound]
-        for job, answer in zip(sound, answers, strict=True):
+            answers = [serving.fail("preprocess", failure) for _ in jobs]
+        for job, answer in zip(jobs, answers, strict=True):
             self._answer(job, answer)
 
     def _score(self, jobs: list[Prepare]) -> list[Any]:
@@ -125,6 +120,10 @@ class TritonPythonModel:
             answers.append(_tensors(facts, scores, rows))
             start = rows.stop
         return answers
+
+    def _refuse(self, job: Prepare) -> None:
+        assert job.error is not None
+        self._answer(job, self._refusal(job, *job.error))
 
     def _refusal(self, job: Prepare, index: int, error: Exception) -> Any:
         if isinstance(error, Late):

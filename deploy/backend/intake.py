@@ -50,7 +50,8 @@ class Intake(Generic[Item, Result]):
     """Works on the items of requests with a pool of threads and hands finished requests on in groups.
 
     ``work`` turns an item into a result. ``hand_on`` gets a list of finished jobs, on a thread of its own; it may take
-    long and must not raise. What finishes while ``calls`` of it are under way goes together afterwards.
+    long. What finishes while ``calls`` of it are under way goes together afterwards. ``refuse`` gets each job of which
+    an item failed, at once. Neither may raise.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class Intake(Generic[Item, Result]):
         workers: int,
         work: Callable[[Item], Result],
         hand_on: Callable[[list[Job[Item, Result]]], None],
+        refuse: Callable[[Job[Item, Result]], None],
         group: int,
         calls: int = 1,
         initializer: Callable[[], None] | None = None,
     ) -> None:
         """Start the threads; ``group`` is the most items that are held back for one another."""
-        self._work, self._hand_on, self._group, self._calls_left = work, hand_on, group, calls
+        self._work, self._hand_on, self._refuse = work, hand_on, refuse
+        self._group, self._calls_left = group, calls
         self._pool = ThreadPoolExecutor(workers, initializer=initializer)
         self._callers = ThreadPoolExecutor(calls)
         self._lock = threading.Lock()
@@ -91,9 +94,12 @@ class Intake(Generic[Item, Result]):
         with self._lock:
             self._unfinished -= 1
             job.left -= 1
-            if job.left == 0:
+            ended, failed = job.left == 0, job.error is not None
+            if ended and not failed:
                 self._ready.append(job)
             group = self._take_group()
+        if ended and failed:
+            self._refuse(job)
         if group:
             self._callers.submit(self._call, group)
 

@@ -91,7 +91,7 @@ class Handed:
     """Collects what an intake hands on."""
 
     def __init__(self):
-        self.groups = []
+        self.groups, self.refused = [], []
 
     def __call__(self, jobs):
         self.groups.append(jobs)
@@ -107,7 +107,7 @@ def later():
 
 def test_every_job_is_handed_on_once_with_its_results_in_order():
     handed = Handed()
-    intake = Intake(2, lambda item: item * 10, handed, group=4)
+    intake = Intake(2, lambda item: item * 10, handed, handed.refused.append, group=4)
     for number in range(20):
         intake.put(Job(number, [number, number + 1], later()))
     intake.close()
@@ -120,7 +120,7 @@ def test_every_job_is_handed_on_once_with_its_results_in_order():
 
 def test_a_lone_job_does_not_wait_for_others():
     handed = Handed()
-    intake = Intake(2, lambda item: item, handed, group=8)
+    intake = Intake(2, lambda item: item, handed, handed.refused.append, group=8)
     intake.put(Job("only", [1], later()))
     wait_until(lambda: handed.groups)
     intake.close()
@@ -134,7 +134,7 @@ def test_finished_jobs_are_held_back_until_they_are_half_of_what_is_here_or_a_gr
         gate.acquire()
         return item
 
-    intake = Intake(1, work, handed, group=3)
+    intake = Intake(1, work, handed, handed.refused.append, group=3)
     for number in range(8):
         intake.put(Job(number, [number], later()))
     for _ in range(2):
@@ -153,13 +153,13 @@ def test_finished_jobs_are_held_back_until_they_are_half_of_what_is_here_or_a_gr
 
 
 def test_what_finishes_while_all_calls_are_under_way_goes_together_afterwards():
-    gate, groups = threading.Semaphore(0), []
+    gate, groups, refused = threading.Semaphore(0), [], []
 
     def hand_on(jobs):
         groups.append([job.key for job in jobs])
         gate.acquire()
 
-    intake = Intake(1, lambda item: item, hand_on, group=1, calls=2)
+    intake = Intake(1, lambda item: item, hand_on, refused.append, group=1, calls=2)
     for number in range(6):
         intake.put(Job(number, [number], later()))
         wait_until(lambda: len(groups) == min(number + 1, 2))  # noqa: B023 - called at once
@@ -180,23 +180,38 @@ def test_a_failure_is_its_own_jobs_and_the_first_of_the_items_is_told():
         return item
 
     handed = Handed()
-    intake = Intake(2, work, handed, group=2)
+    intake = Intake(2, work, handed, handed.refused.append, group=2)
     intake.put(Job("bad", [1, -1, -2], later()))
     intake.put(Job("good", [5], later()))
     intake.close()
-    by_key = {job.key: job for job in handed.jobs}
-    index, error = by_key["bad"].error
-    assert (index, str(error)) == (1, "-1")
-    assert by_key["good"].error is None
+    (bad,) = handed.refused
+    index, error = bad.error
+    assert (bad.key, index, str(error)) == ("bad", 1, "-1")
+    assert [job.key for job in handed.jobs] == ["good"]
+
+
+def test_a_failure_waits_neither_for_a_group_nor_for_a_call():
+    def hand_on(jobs):
+        gate.acquire()
+
+    gate, refused = threading.Semaphore(0), []
+    intake = Intake(1, lambda item: 1 // item, hand_on, refused.append, group=1)
+    for item in (1, 1, 0):
+        intake.put(Job(item, [item], later()))
+    wait_until(lambda: refused)
+    assert refused[0].key == 0
+    for _ in range(2):
+        gate.release()
+    intake.close()
 
 
 def test_what_waited_too_long_is_not_begun():
     handed, begun = Handed(), []
-    intake = Intake(1, begun.append, handed, group=1)
+    intake = Intake(1, begun.append, handed, handed.refused.append, group=1)
     intake.put(Job("late", [1], time.monotonic() - 1))
     intake.close()
     assert begun == []
-    assert isinstance(handed.jobs[0].error[1], Late)
+    assert isinstance(handed.refused[0].error[1], Late)
 
 
 class Metric:

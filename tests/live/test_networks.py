@@ -11,7 +11,7 @@ from veridict.deploy.repository import default_repository
 
 pytestmark = pytest.mark.live
 
-BROKEN = '''
+BROKEN = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -24,7 +24,7 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError("no memory left in /secret/place"))
         # The server starts only if the warm-up, of zeros, succeeds.
         return pb_utils.InferenceResponse([pb_utils.Tensor("LOGIT", np.zeros((len(pixels), 1), np.float32))])
-'''
+"""
 
 
 @pytest.fixture(scope="module")

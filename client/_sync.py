@@ -94,7 +94,7 @@ class DetectorClient:
             pool.shutdown(cancel_futures=True)  # a caller that stops early does not wait for what has not begun
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers and its detector is loaded."""
+        """Return whether the server answers and its detector, with all that it calls, is loaded."""
         return self._transport.ready(timeout)
 
     def close(self) -> None:

@@ -94,11 +94,12 @@ class Intake(Generic[Item, Result]):
         with self._lock:
             self._unfinished -= 1
             job.left -= 1
-            ended, failed = job.left == 0, job.error is not None
+            ended = job.left == 0
+            failed = ended and job.error is not None
             if ended and not failed:
                 self._ready.append(job)
             group = self._take_group()
-        if ended and failed:
+        if failed:
             self._refuse(job)
         if group:
             self._callers.submit(self._call, group)

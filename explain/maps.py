@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from veridict.forensics.decode import DecodedImage
-from veridict.forensics.measure import error_level_map, to_luma
+from veridict.forensics.measure import error_level_map
+from veridict.forensics.pixels import to_luma
 
 Pixels = npt.NDArray[np.uint8]
 #: Grey levels of error that reach the top of the colour scale: the same in every picture, so maps can be compared.

@@ -7,8 +7,7 @@ from functools import cached_property
 
 from veridict.forensics.decode import DecodedImage, decode_image
 from veridict.forensics.errors import ImageError
-from veridict.forensics.faces import Box, clip_view, crop_face, crop_region, find_faces
-from veridict.forensics.measure import to_preview
+from veridict.forensics.faces import Box, clip_view, crop_faces, crop_region, find_faces
 from veridict.forensics.preprocess import shrink_for_views
 
 from .attribution import Pixels
@@ -24,7 +23,7 @@ class Subject:
 
     @cached_property
     def _small(self) -> Pixels:
-        return shrink_for_views(to_preview(self.image.pixels))
+        return shrink_for_views(self.image.preview)
 
     @cached_property
     def boxes(self) -> list[Box]:
@@ -46,7 +45,8 @@ class Subject:
     @cached_property
     def crop(self) -> Pixels:
         """Return the face crop uint8 [224, 224, 3], exactly as the served pipeline cuts it."""
-        return crop_face(self.image.pixels, self.box)
+        (crop,) = crop_faces(self.image, [self.box])
+        return crop
 
     @cached_property
     def view(self) -> Pixels:

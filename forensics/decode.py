@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError
-
-Pixels = npt.NDArray[np.uint8]
+from .large_jpeg import LARGE_SIDE, LargeJpeg
+from .pixels import Luma, Pixels, Region, cut, to_luma, upright, upright_size
+from .resize import to_preview
 
 # Our own limit is far below the one Pillow warns at; the warning would only repeat our error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -34,25 +36,48 @@ class Limits:
     max_frames: int = 256
 
 
-@dataclass(frozen=True)
-class DecodedImage:
-    """One decoded image: RGB pixels uint8 [H, W, 3] upright, and the facts of the file they came from."""
+class Whole:
+    """A picture of which every pixel [H, W, 3] was decoded."""
 
-    pixels: Pixels
+    def __init__(self, pixels: Pixels) -> None:
+        """Take the upright pixels."""
+        self.pixels = pixels
+
+    @cached_property
+    def preview(self) -> Pixels:
+        """The pixels halved while the longest side keeps at least 960 of them."""
+        return to_preview(self.pixels)
+
+    def luma(self, region: Region) -> Luma:
+        """Return the luma [H, W] of a region."""
+        return to_luma(cut(self.pixels, region))
+
+    def windows(self, regions: Sequence[Region], side: int) -> list[Pixels]:
+        """Return the pixels of each region; a smaller copy whose sides keep ``side`` pixels would do as well."""
+        return [cut(self.pixels, region) for region in regions]
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One decoded image, upright: the facts of its file, and its pixels as far as they are asked for."""
+
     format: str
     bytes: int
     sha256: str
-    frames: int = 1
+    width: int
+    height: int
+    frames: int
+    source: Whole | LargeJpeg
 
     @property
-    def width(self) -> int:
-        """Return the width in pixels after orientation."""
-        return int(self.pixels.shape[1])
+    def pixels(self) -> Pixels:
+        """RGB pixels uint8 [H, W, 3]."""
+        return self.source.pixels
 
     @property
-    def height(self) -> int:
-        """Return the height in pixels after orientation."""
-        return int(self.pixels.shape[0])
+    def preview(self) -> Pixels:
+        """A copy uint8 [h, w, 3], smaller by a power of two, whose longest side keeps at least 960 pixels if it can."""
+        return self.source.preview
 
 
 def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
@@ -79,8 +104,10 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
     frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
     if frames > limits.max_frames:
         raise ImageError("image.too_many_frames", f"{frames} frames, limit {limits.max_frames}")
-    pixels = _upright(_pixels(image, data, name), _orientation(image))
-    return DecodedImage(pixels, name, len(data), hashlib.sha256(data).hexdigest(), frames)
+    orientation = _orientation(image)
+    source = _open_large(image, data, name, orientation) or Whole(upright(_pixels(image, data, name), orientation))
+    size = upright_size(width, height, orientation)
+    return DecodedImage(name, len(data), hashlib.sha256(data).hexdigest(), *size, frames, source)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -104,8 +131,22 @@ def _refusal(data: bytes) -> ImageError:
     return ImageError("image.unsupported_format", f"this is {found}" if found else "this is no known image format")
 
 
+def _is_plain_jpeg(image: Image.Image, name: str) -> bool:
+    return name == "JPEG" and image.mode in ("RGB", "L")
+
+
+def _open_large(image: Image.Image, data: bytes, name: str, orientation: int) -> LargeJpeg | None:
+    """Return a file that is better decoded in parts; None for any other, and for one that is damaged."""
+    if not _is_plain_jpeg(image, name) or max(image.size) < LARGE_SIDE or image.info.get("progressive"):
+        return None
+    try:
+        return LargeJpeg(data, *image.size, orientation)
+    except ValueError:
+        return None  # as in _pixels
+
+
 def _pixels(image: Image.Image, data: bytes, name: str) -> Pixels:
-    if name == "JPEG" and image.mode in ("RGB", "L"):
+    if _is_plain_jpeg(image, name):
         try:
             # Of a picture that is halved before anything looks at its colours, chroma needs no interpolation.
             plain = max(image.size) >= _PLAIN_CHROMA
@@ -139,13 +180,3 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # damaged EXIF is no reason to refuse a readable picture
         return 1
-
-
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)

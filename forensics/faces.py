@@ -6,6 +6,7 @@ The finder is YuNet (Wu, Peng & Yu 2023) in ONNX Runtime; its model card stands 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from .decode import DecodedImage
+from .pixels import Pixels
 from .resize import halve_to, halved, shrink
 from .signature import CLIP_SIZE, FACE_SIZE, MAX_FACES
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 _GRAPH = Path(__file__).parent / "data" / "face_finder.onnx"
@@ -101,10 +103,10 @@ def crop_region(width: int, height: int, box: Box) -> Box:
     return Box(left, top, side, side)
 
 
-def crop_face(pixels: Pixels, box: Box) -> Pixels:
-    """Return the face [224, 224, 3] uint8: the box widened about its centre, kept square, clipped to the picture."""
-    left, top, side, _ = crop_region(pixels.shape[1], pixels.shape[0], box)
-    return resize_view(pixels[top : top + side, left : left + side], FACE_SIZE)
+def crop_faces(image: DecodedImage, boxes: Sequence[Box]) -> list[Pixels]:
+    """Return each face [224, 224, 3] uint8: the box widened about its centre, kept square, clipped to the picture."""
+    regions = [crop_region(image.width, image.height, box) for box in boxes]
+    return [resize_view(pixels, FACE_SIZE) for pixels in image.source.windows(regions, FACE_SIZE)]
 
 
 def clip_view(pixels: Pixels) -> Pixels:

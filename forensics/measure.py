@@ -10,21 +10,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
 from .decode import DecodedImage
-from .resize import halve_to
-
-Luma = npt.NDArray[np.uint8]
-Pixels = npt.NDArray[np.uint8]
+from .pixels import Luma, to_luma
 
 #: Quality of ELA's re-compression (Krawetz 2007 uses 95 down to 75; 90 keeps 40..95 uploads apart).
 ELA_QUALITY = 90
 #: Longest side at which blur and noise are measured, so that their values mean the same at 1 and 50 megapixels.
 WORKING_SIDE = 1024
-#: Least longest side of the preview that everything but ELA and the face crops is taken from.
-PREVIEW_SIDE = 960
 #: ELA looks at the original pixels (resizing would destroy what it measures) within a central window of this side.
 ELA_WINDOW = 768
 #: Below this shortest side the three values say more about the size than about the picture.
@@ -37,16 +31,6 @@ class Measurement:
 
     value: float | None
     why_not: str = ""
-
-
-def to_luma(pixels: Pixels) -> Luma:
-    """Return the BT.601 luma [H, W] uint8 of RGB pixels [H, W, 3]."""
-    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-
-
-def to_preview(pixels: Pixels) -> Pixels:
-    """Return the pixels [H, W, 3] halved while the longest side keeps at least 960 pixels."""
-    return halve_to(pixels, PREVIEW_SIDE)
 
 
 def to_working_size(luma: Luma) -> Luma:
@@ -80,9 +64,9 @@ def measure_error_level(image: DecodedImage) -> Measurement:
     if min(image.width, image.height) < MIN_SIDE:
         return Measurement(None, f"the shortest side is below {MIN_SIDE} pixels")
     # The window starts on the 8x8 grid of the file's own blocks.
-    top, left = (max(0, (side - ELA_WINDOW) // 2) // 8 * 8 for side in (image.height, image.width))
-    window = to_luma(image.pixels[top : top + ELA_WINDOW, left : left + ELA_WINDOW])
-    return Measurement(cv2.mean(error_level_map(window))[0])
+    left, top = (max(0, (side - ELA_WINDOW) // 2) // 8 * 8 for side in (image.width, image.height))
+    window = (left, top, min(ELA_WINDOW, image.width), min(ELA_WINDOW, image.height))
+    return Measurement(cv2.mean(error_level_map(image.source.luma(window)))[0])
 
 
 def measure_blur(working: Luma) -> Measurement:
@@ -100,12 +84,9 @@ def measure_noise(working: Luma) -> Measurement:
     return Measurement(cv2.mean(noise_residual_map(working))[0])
 
 
-def measure(image: DecodedImage, preview: Pixels | None = None) -> dict[str, Measurement]:
-    """Return every forensic signal of an image by name: ``ela``, ``blur`` and ``noise``.
-
-    ``preview`` is what :func:`to_preview` returned, for callers that have it already.
-    """
-    working = to_working_size(to_luma(to_preview(image.pixels) if preview is None else preview))
+def measure(image: DecodedImage) -> dict[str, Measurement]:
+    """Return every forensic signal of an image by name: ``ela``, ``blur`` and ``noise``."""
+    working = to_working_size(to_luma(image.preview))
     signals: dict[str, Callable[[], Measurement]] = {
         "ela": lambda: measure_error_level(image),
         "blur": lambda: measure_blur(working),

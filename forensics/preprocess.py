@@ -11,8 +11,8 @@ import simplejpeg
 
 from .contract import ImageFacts
 from .decode import Limits, decode_image
-from .faces import Box, clip_view, crop_face, find_faces
-from .measure import Measurement, measure, to_preview
+from .faces import Box, clip_view, crop_faces, find_faces
+from .measure import Measurement, measure
 from .resize import shrink
 from .texture import SIDE as TEXTURE_SIDE
 from .texture import describe_texture
@@ -55,15 +55,14 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
     decoded = decode_image(data, limits)
     after_decode = time.perf_counter()
     # One chain of ever smaller copies: the whole picture is read only where its own pixels matter.
-    preview = to_preview(decoded.pixels)
-    small = shrink_for_views(preview)
+    small = shrink_for_views(decoded.preview)
     after_shrinking = time.perf_counter()
-    measurements = measure(decoded, preview)
+    measurements = measure(decoded)
     after_forensics = time.perf_counter()
     texture = describe_texture(small)
     after_texture = time.perf_counter()
     boxes = find_faces(small, (decoded.width, decoded.height))
-    crops = [crop_face(decoded.pixels, box) for box in boxes]
+    crops = crop_faces(decoded, boxes)
     after_faces = time.perf_counter()
     view = clip_view(small)
     done = time.perf_counter()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from .pixels import Pixels
+
+#: Least longest side of the preview that everything but ELA and small faces is taken from.
+PREVIEW_SIDE = 960
 
 
 def halved(pixels: Pixels) -> Pixels:
@@ -21,6 +23,11 @@ def halve_to(pixels: Pixels, side: int) -> Pixels:
     while max(pixels.shape[:2]) >= 2 * side and min(pixels.shape[:2]) >= 2:
         pixels = halved(pixels)
     return pixels
+
+
+def to_preview(pixels: Pixels) -> Pixels:
+    """Return the pixels [H, W, 3] halved while the longest side keeps at least :data:`PREVIEW_SIDE` pixels."""
+    return halve_to(pixels, PREVIEW_SIDE)
 
 
 def shrink(pixels: Pixels, longest: int) -> Pixels:

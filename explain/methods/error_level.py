@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from veridict.forensics.measure import ELA_QUALITY, error_level_map, to_luma
+from veridict.forensics.measure import ELA_QUALITY, error_level_map
+from veridict.forensics.pixels import to_luma
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..errors import ExplainError

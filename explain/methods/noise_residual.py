@@ -7,7 +7,8 @@ import time
 import cv2
 import numpy as np
 
-from veridict.forensics.measure import noise_residual_map, to_luma, to_preview, to_working_size
+from veridict.forensics.measure import noise_residual_map, to_working_size
+from veridict.forensics.pixels import to_luma
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
@@ -20,6 +21,6 @@ WINDOW = 9
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Measure the picture; ``values`` [H, W] >= 0 in grey levels: the residual's mean over 9 x 9 pixels."""
     started = time.perf_counter()
-    residual = noise_residual_map(to_working_size(to_luma(to_preview(subject.image.pixels)))).astype(np.float32)
+    residual = noise_residual_map(to_working_size(to_luma(subject.image.preview))).astype(np.float32)
     values = cv2.blur(residual, (WINDOW, WINDOW))
     return measured(subject, "noise", values, "grey levels", {"window": WINDOW}, started)

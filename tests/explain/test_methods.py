@@ -14,7 +14,8 @@ from veridict.explain.models import Models
 from veridict.explain.subject import Subject, read_subject
 from veridict.export.bundled import FACE_WEIGHTS
 from veridict.export.face_cnn import FaceCNN, load_face_cnn
-from veridict.forensics.faces import Box, crop_face, crop_region, resize_view
+from veridict.forensics.decode import decode_image
+from veridict.forensics.faces import Box, crop_faces, crop_region, resize_view
 from veridict.forensics.preprocess import prepare
 
 pytestmark = pytest.mark.export
@@ -77,11 +78,13 @@ def scorer_of(module):
     return score
 
 
-def test_the_crop_region_is_what_the_pipeline_cuts(astronaut):
+def test_the_crop_region_is_what_the_pipeline_cuts(encode, astronaut):
     height, width = astronaut.shape[:2]
-    for box in (Box(176, 65, 96, 96), Box(0, 0, 90, 80), Box(430, 400, 80, 110), Box(10, 10, 500, 500)):
+    boxes = [Box(176, 65, 96, 96), Box(0, 0, 90, 80), Box(430, 400, 80, 110), Box(10, 10, 500, 500)]
+    crops = crop_faces(decode_image(encode(astronaut, "PNG")), boxes)
+    for box, crop in zip(boxes, crops, strict=True):
         x, y, w, h = crop_region(width, height, box)
-        assert np.array_equal(resize_view(astronaut[y : y + h, x : x + w], 224), crop_face(astronaut, box))
+        assert np.array_equal(resize_view(astronaut[y : y + h, x : x + w], 224), crop)
 
 
 def test_subjects_are_what_the_detector_saw(encode, astronaut):

@@ -11,10 +11,9 @@ from veridict.forensics.measure import (
     measure_blur,
     measure_noise,
     noise_residual_map,
-    to_luma,
-    to_preview,
     to_working_size,
 )
+from veridict.forensics.pixels import to_luma
 
 
 def test_a_flat_picture_has_no_blur_noise_or_error(encode):
@@ -70,16 +69,3 @@ def test_working_size_bounds_the_longest_side():
     assert to_working_size(np.zeros((3000, 4000), np.uint8)).shape == (768, 1024)
     assert to_working_size(np.zeros((300, 400), np.uint8)).shape == (300, 400)
     assert to_working_size(np.zeros((1, 5000), np.uint8)).shape == (1, 1024)
-
-
-def test_preview_halves_down_to_its_least_side_and_averages():
-    assert to_preview(np.zeros((3000, 4001, 3), np.uint8)).shape == (750, 1000, 3)
-    assert to_preview(np.zeros((1919, 100, 3), np.uint8)).shape == (1919, 100, 3)
-    assert to_preview(np.zeros((1920, 1, 3), np.uint8)).shape == (1920, 1, 3)
-    columns = np.tile(np.array([10, 20], np.uint8), 960)
-    assert (to_preview(np.repeat(np.tile(columns, (4, 1))[..., None], 3, axis=2)) == 15).all()
-
-
-def test_measuring_the_preview_is_measuring_the_image(encode, cat):
-    image = decode_image(encode(np.repeat(np.repeat(cat, 5, axis=0), 5, axis=1)))
-    assert measure(image) == measure(image, to_preview(image.pixels))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from veridict.forensics.faces import clip_view, resize_view
-from veridict.forensics.resize import halve_to, halved, shrink
+from veridict.forensics.resize import halved, shrink, to_preview
 
 
 def test_halving_averages_and_leaves_the_odd_edge_out():
@@ -18,8 +18,8 @@ def test_halving_averages_and_leaves_the_odd_edge_out():
 @pytest.mark.parametrize(
     ("shape", "expected"), [((3000, 4001), (750, 1000)), ((1919, 100), (1919, 100)), ((1920, 1), None)]
 )
-def test_halves_while_the_longer_side_keeps_its_length(shape, expected):
-    assert halve_to(np.zeros((*shape, 3), np.uint8), 960).shape[:2] == (expected or shape)
+def test_a_preview_is_halved_while_the_longer_side_keeps_its_length(shape, expected):
+    assert to_preview(np.zeros((*shape, 3), np.uint8)).shape[:2] == (expected or shape)
 
 
 @pytest.mark.parametrize(

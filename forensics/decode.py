@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from .errors import ImageError
-from .large_jpeg import LARGE_SIDE, LargeJpeg
+from .large_jpeg import LargeJpeg, pays
 from .pixels import Luma, Pixels, Region, cut, to_luma, upright, upright_size
 from .resize import to_preview
 
@@ -137,7 +137,7 @@ def _is_plain_jpeg(image: Image.Image, name: str) -> bool:
 
 def _open_large(image: Image.Image, data: bytes, name: str, orientation: int) -> LargeJpeg | None:
     """Return a file that is better decoded in parts; None for any other, and for one that is damaged."""
-    if not _is_plain_jpeg(image, name) or max(image.size) < LARGE_SIDE or image.info.get("progressive"):
+    if not _is_plain_jpeg(image, name) or image.info.get("progressive") or not pays(*image.size, len(data)):
         return None
     try:
         return LargeJpeg(data, *image.size, orientation)

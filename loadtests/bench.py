@@ -23,7 +23,7 @@ from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError, default_repository
 
 from .figures import Ratio, Row, describe_noise, ratio_table, serving_table
-from .forensics_cost import LARGE, SMALL, compare_forensics, forensics_table, time_forensics
+from .forensics_cost import compare_forensics, compared_pictures, forensics_table, time_forensics
 from .machine import describe_gpus, describe_machine, installed_versions
 from .networks import TURN, has_cuda, measure_networks
 from .peers import PeerError
@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
             # First, with the C library's own settings for both: the bare loop makes this process keep freed memory,
             # and that spares the textbook's large arrays a third of their time.
             alone = "forensics" in arguments.parts
-            found = time_forensics((SMALL, LARGE), arguments.rounds, arguments.seconds) if alone else {}
+            found = time_forensics(compared_pictures(), arguments.rounds, arguments.seconds) if alone else {}
             if set(arguments.parts) - _ALONE:
                 with ExitStack() as stack:
                     measure_served(arguments, report, stack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -16,10 +16,12 @@ from veridict.forensics.measure import measure
 
 from .figures import Ratio, markdown, show
 from .peers import textbook
-from .pictures import SIZES, photograph
+from .pictures import SIZES, detailed, photograph
 
 #: The sizes of the comparison and of the growth: 2.1 and 12 megapixels.
 SMALL, LARGE = "1920x1080", "4000x3000"
+#: The same pictures with several times the bytes, as a camera writes them.
+DETAILED_SMALL, DETAILED_LARGE = f"{SMALL}, detailed", f"{LARGE}, detailed"
 SPEED_TARGET = 4.0
 #: Growth of the cost over growth of the pixels, from SMALL to LARGE.
 GROWTH_TARGET = 0.5
@@ -56,13 +58,24 @@ def _milliseconds(work: Callable[[bytes], object], data: bytes) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-def time_forensics(sizes: tuple[str, ...], rounds: int, seconds: float) -> dict[str, Times]:
-    """Return the times per picture size; the non-local means run once, for they take seconds."""
-    found = {size: Times() for size in sizes}
+def compared_pictures() -> dict[str, bytes]:
+    """Return the JPEG files that are compared, by name."""
+    small, large = SIZES[SMALL], SIZES[LARGE]
+    return {
+        SMALL: photograph(*small),
+        LARGE: photograph(*large),
+        DETAILED_SMALL: detailed(*small),
+        DETAILED_LARGE: detailed(*large),
+    }
+
+
+def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> dict[str, Times]:
+    """Return the times per JPEG file; the non-local means run once, for they take seconds."""
+    found = {name: Times() for name in files}
     with one_thread():
         for number in range(rounds):
-            for size, times in found.items():
-                data = photograph(*SIZES[size])
+            for name, times in found.items():
+                data = files[name]
                 ours: list[float] = []
                 decode: list[float] = []
                 theirs: list[float] = []
@@ -81,29 +94,28 @@ def time_forensics(sizes: tuple[str, ...], rounds: int, seconds: float) -> dict[
 
 def compare_forensics(found: dict[str, Times]) -> list[Ratio]:
     """Return our speed against the textbook's at 1920x1080, and how the cost grows to 12 megapixels."""
-    small, large = found[SMALL], found[LARGE]
-    speed = [theirs / ours for theirs, ours in zip(small.textbook, small.ours, strict=True)]
-    pixels = SIZES[LARGE][0] * SIZES[LARGE][1] / (SIZES[SMALL][0] * SIZES[SMALL][1])
-    growth = [b / a / pixels for a, b in zip(small.ours, large.ours, strict=True)]
+    speed = [theirs / ours for theirs, ours in zip(found[SMALL].textbook, found[SMALL].ours, strict=True)]
+    what = "textbook / ours: decode, ELA, blur, noise, one thread"
     return [
-        Ratio(
-            "textbook / ours: decode, ELA, blur, noise, one thread",
-            SMALL,
-            statistics.median(speed),
-            min(speed),
-            max(speed),
-            SPEED_TARGET,
-        ),
-        Ratio(
-            f"growth of that cost / growth of the pixels ({pixels:.1f}x)",
-            f"{SMALL} to {LARGE}",
-            statistics.median(growth),
-            min(growth),
-            max(growth),
-            GROWTH_TARGET,
-            at_least=False,
-        ),
+        Ratio(what, SMALL, statistics.median(speed), min(speed), max(speed), SPEED_TARGET),
+        _growth(found, SMALL, LARGE),
+        _growth(found, DETAILED_SMALL, DETAILED_LARGE),
     ]
+
+
+def _growth(found: dict[str, Times], small: str, large: str) -> Ratio:
+    """Return how much faster the cost grows than the pixels."""
+    pixels = SIZES[LARGE][0] * SIZES[LARGE][1] / (SIZES[SMALL][0] * SIZES[SMALL][1])
+    growth = [b / a / pixels for a, b in zip(found[small].ours, found[large].ours, strict=True)]
+    return Ratio(
+        f"growth of that cost / growth of the pixels ({pixels:.1f}x)",
+        f"{small} to {large}",
+        statistics.median(growth),
+        min(growth),
+        max(growth),
+        GROWTH_TARGET,
+        at_least=False,
+    )
 
 
 def forensics_table(found: dict[str, Times]) -> str:

@@ -68,10 +68,10 @@ def test_windows_are_the_pixels_of_a_whole_decoding_whichever_way_is_up(scene, o
     ids=str,
 )
 def test_windows_are_exact_for_other_kinds_of_file(scene, options):
-    image = decode_image(save(scene, **options))
-    assert isinstance(image.source, LargeJpeg)
-    for region in regions_of(image):
-        assert np.array_equal(image.source.windows([region], 10_000)[0], cut(image.pixels, region))
+    data = save(scene, **options)
+    source, pixels = LargeJpeg(data, WIDTH, HEIGHT, 1), simplejpeg.decode_jpeg(data)
+    for region in regions_of(decode_image(data)):
+        assert np.array_equal(source.windows([region], 10_000)[0], cut(pixels, region))
 
 
 @pytest.mark.parametrize("grey", [False, True])
@@ -125,8 +125,10 @@ def test_other_formats_are_decoded_whole(encode, scene, form):
     assert isinstance(decode_image(encode(scene, form)).source, Whole)
 
 
-def test_smaller_files_are_decoded_whole(scene):
+def test_smaller_and_finer_files_are_decoded_whole(scene):
+    assert isinstance(decode_image(save(scene[:, :3840])).source, LargeJpeg)
     assert isinstance(decode_image(save(scene[:, :3839])).source, Whole)
+    assert isinstance(decode_image(save(scene, quality=97)).source, Whole)
 
 
 def test_what_the_codec_cannot_read_is_decoded_whole(scene, monkeypatch):

@@ -310,16 +310,18 @@ def test_forensics_are_compared_at_one_size_and_their_growth_with_that_of_the_pi
     pixels = 4000 * 3000 / (1920 * 1080)
     small = forensics_cost.Times([2.0, 2.0], [1.0, 1.0], [10.0, 6.0], 500.0)
     large = forensics_cost.Times([2.0 * pixels, pixels], [1.0, 1.0], [60.0, 60.0], 3000.0)
-    speed, growth = forensics_cost.compare_forensics({forensics_cost.SMALL: small, forensics_cost.LARGE: large})
+    files = dict(zip(forensics_cost.compared_pictures(), (small, large, small, small), strict=True))
+    speed, growth, detailed = forensics_cost.compare_forensics(files)
     assert (speed.value, speed.lowest, speed.highest, speed.met) == (4.0, 3.0, 5.0, True)
     assert (growth.value, growth.met) == (pytest.approx(0.75), False)
+    assert (detailed.value, detailed.met) == (pytest.approx(1 / pixels), True)
     table = parse(forensics_cost.forensics_table({"1920x1080": small}))
     assert table[2] == ["1920x1080", "2.00", "1.00", "8.0", "4.0", "500", "250"]
 
 
 def test_forensics_are_timed_both_ways_on_one_thread_which_is_given_back():
     before = cv2.getNumThreads()
-    found = forensics_cost.time_forensics(("640x480",), 2, 0.01)["640x480"]
+    found = forensics_cost.time_forensics({"small": pictures.photograph(640, 480)}, 2, 0.01)["small"]
     assert len(found.ours) == len(found.textbook) == 2
     assert min(found.ours) >= min(found.decode) > 0
     assert found.nlm > max(found.textbook) > 0

@@ -70,25 +70,25 @@ def compared_pictures() -> dict[str, bytes]:
 
 
 def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> dict[str, Times]:
-    """Return the times per JPEG file; the non-local means run once, for they take seconds."""
+    """Return the times per JPEG file; the non-local means run once, for they take seconds.
+
+    In a round of ``seconds`` per file every file has its turn again and again, so that all meet the same noise.
+    """
     found = {name: Times() for name in files}
     with one_thread():
-        for number in range(rounds):
-            for name, times in found.items():
-                data = files[name]
-                ours: list[float] = []
-                decode: list[float] = []
-                theirs: list[float] = []
-                ends = time.perf_counter() + seconds
-                while not ours or time.perf_counter() < ends:
-                    ours.append(_milliseconds(_measure_ours, data))
-                    decode.append(_milliseconds(decode_image, data))
-                    theirs.append(_milliseconds(textbook.measure, data))
-                times.ours.append(statistics.median(ours))
-                times.decode.append(statistics.median(decode))
-                times.textbook.append(statistics.median(theirs))
-                if number == 0:
-                    times.nlm = _milliseconds(functools.partial(textbook.measure, residual="nlm"), data)
+        for _ in range(rounds):
+            taken: dict[str, tuple[list[float], ...]] = {name: ([], [], []) for name in files}
+            ends = time.perf_counter() + seconds * len(files)
+            while not all(times[0] for times in taken.values()) or time.perf_counter() < ends:
+                for name, data in files.items():
+                    for times, work in zip(taken[name], (_measure_ours, decode_image, textbook.measure), strict=True):
+                        times.append(_milliseconds(work, data))
+            for name, (ours, decode, theirs) in taken.items():
+                found[name].ours.append(statistics.median(ours))
+                found[name].decode.append(statistics.median(decode))
+                found[name].textbook.append(statistics.median(theirs))
+        for name, data in files.items():
+            found[name].nlm = _milliseconds(functools.partial(textbook.measure, residual="nlm"), data)
     return found
 
 

@@ -22,6 +22,7 @@ DISTRIBUTIONS = (
     "onnxruntime",
     "opencv-python-headless",
     "simplejpeg",
+    "nvidia-nvimgcodec-cu13",
     "pillow",
     "numpy",
     "torch",

@@ -12,6 +12,7 @@ import simplejpeg
 from .contract import ImageFacts
 from .decode import Limits, decode_image
 from .faces import Box, clip_view, crop_faces, find_faces
+from .large_jpeg import decode_region
 from .measure import Measurement, measure
 from .resize import shrink
 from .texture import SIDE as TEXTURE_SIDE
@@ -35,9 +36,10 @@ class Prepared:
 
 
 def warm_up() -> None:
-    """Load what the calling thread loads once (the face finder), by preparing a small picture."""
-    pixels = np.zeros((96, 96, 3), np.uint8)
-    prepare(simplejpeg.encode_jpeg(pixels))
+    """Load what the calling thread loads once (face finder, decoder of regions), with a small picture."""
+    data = simplejpeg.encode_jpeg(np.zeros((96, 96, 3), np.uint8))
+    prepare(data)
+    decode_region(data, (0, 0, 8, 8))
 
 
 def shrink_for_views(preview: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -176,10 +176,19 @@ def test_threads_decode_at_the_same_time(scene):
     assert all(np.array_equal(f, cut(image.pixels, r)) for f, r in zip(found, regions, strict=True))
 
 
-def test_the_codec_loads_without_a_word_and_leaves_the_environment_alone():
-    code = (
-        "from veridict.forensics import large_jpeg; import os; before = dict(os.environ); large_jpeg._decoder();"
-        " assert dict(os.environ) == before"
-    )
+def test_threads_load_the_codec_at_once_without_a_word_and_leave_the_environment_alone():
+    code = """
+import os, threading
+from veridict.forensics import large_jpeg
+before, barrier, loaded = dict(os.environ), threading.Barrier(4), []
+def load():
+    barrier.wait()
+    large_jpeg._decoder()
+    loaded.append(1)
+threads = [threading.Thread(target=load) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert len(loaded) == 4 and dict(os.environ) == before
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

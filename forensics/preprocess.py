@@ -14,6 +14,7 @@ from .decode import Limits, decode_image
 from .faces import Box, clip_view, crop_faces, find_faces
 from .large_jpeg import decode_region
 from .measure import Measurement, measure
+from .pixels import Pixels
 from .resize import shrink
 from .texture import SIDE as TEXTURE_SIDE
 from .texture import describe_texture
@@ -28,9 +29,9 @@ class Prepared:
 
     image: ImageFacts
     measurements: dict[str, Measurement]
-    view: npt.NDArray[np.uint8]
+    view: Pixels
     boxes: list[Box]
-    crops: list[npt.NDArray[np.uint8]]
+    crops: list[Pixels]
     timings_ms: dict[str, float]
     texture: npt.NDArray[np.float32] | None
 
@@ -42,7 +43,7 @@ def warm_up() -> None:
     decode_region(data, (0, 0, 8, 8))
 
 
-def shrink_for_views(preview: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def shrink_for_views(preview: Pixels) -> Pixels:
     """Return the copy of a preview that texture, face finder and CLIP view are taken from, at most 512 pixels long."""
     return shrink(preview, TEXTURE_SIDE)
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from .pixels import Pixels
 from .resize import shrink
 
-Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 #: Length of the descriptor.

@@ -16,7 +16,7 @@ from veridict.forensics.measure import measure
 
 from .figures import Ratio, markdown, show
 from .peers import textbook
-from .pictures import SIZES, detailed, photograph
+from .pictures import DETAILED_GRAIN, SIZES, photograph
 
 #: The sizes of the comparison and of the growth: 2.1 and 12 megapixels.
 SMALL, LARGE = "1920x1080", "4000x3000"
@@ -64,8 +64,8 @@ def compared_pictures() -> dict[str, bytes]:
     return {
         SMALL: photograph(*small),
         LARGE: photograph(*large),
-        DETAILED_SMALL: detailed(*small),
-        DETAILED_LARGE: detailed(*large),
+        DETAILED_SMALL: photograph(*small, DETAILED_GRAIN),
+        DETAILED_LARGE: photograph(*large, DETAILED_GRAIN),
     }
 
 

@@ -15,6 +15,8 @@ Pixels = npt.NDArray[np.uint8]
 SIZES = {"640x480": (640, 480), "1920x1080": (1920, 1080), "4000x3000": (4000, 3000)}
 #: The sweep over megapixels: 0.3, 2, 6 and 12.
 MEGAPIXELS = {"640x480": (640, 480), "1920x1080": (1920, 1080), "3000x2000": (3000, 2000), "4000x3000": (4000, 3000)}
+#: Deviation of the grain in a photograph, in grey levels; the other makes a file of two bits a pixel, like a camera's.
+GRAIN, DETAILED_GRAIN = 3.0, 12.0
 #: The sweep over faces; all at one size.
 FACES = (0, 1, 3, 8)
 _CROWD = (1920, 1080)
@@ -30,30 +32,19 @@ def encode_jpeg(pixels: Pixels, quality: int = 85) -> bytes:
     return buffer.getvalue()
 
 
-def with_grain(pixels: Pixels, deviation: float = 3.0) -> Pixels:
+def with_grain(pixels: Pixels, deviation: float = GRAIN) -> Pixels:
     """Return the pixels with sensor-like noise, which enlarging has smoothed away; always the same."""
     grain = np.random.default_rng(0).normal(0, deviation, pixels.shape)
     return np.clip(pixels + grain, 0, 255).astype(np.uint8)
 
 
-def _portrait(width: int, height: int, deviation: float) -> bytes:
-    """Return a JPEG (quality 85) of that size from scikit-image's astronaut, with grain of that deviation."""
+@cache
+def photograph(width: int, height: int, grain: float = GRAIN) -> bytes:
+    """Return a JPEG (quality 85) of that size with a real face in it, from scikit-image's astronaut."""
     from skimage import data
 
     pixels = cv2.resize(data.astronaut(), (width, height), interpolation=cv2.INTER_CUBIC)
-    return encode_jpeg(with_grain(np.asarray(pixels, dtype=np.uint8), deviation))
-
-
-@cache
-def photograph(width: int, height: int) -> bytes:
-    """Return a JPEG of that size with a real face in it."""
-    return _portrait(width, height, 3.0)
-
-
-@cache
-def detailed(width: int, height: int) -> bytes:
-    """Return the photograph with grain that fills its file: two bits a pixel, as a camera's has."""
-    return _portrait(width, height, 12.0)
+    return encode_jpeg(with_grain(np.asarray(pixels, dtype=np.uint8), grain))
 
 
 @cache

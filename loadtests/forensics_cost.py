@@ -52,6 +52,10 @@ def _measure_ours(data: bytes) -> object:
     return measure(decode_image(data))
 
 
+#: What is timed on each file, in the order of the lists of :class:`Times`.
+_TIMED: tuple[Callable[[bytes], object], ...] = (_measure_ours, decode_image, textbook.measure)
+
+
 def _milliseconds(work: Callable[[bytes], object], data: bytes) -> float:
     started = time.perf_counter()
     work(data)
@@ -81,7 +85,7 @@ def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> d
             ends = time.perf_counter() + seconds * len(files)
             while not all(times[0] for times in taken.values()) or time.perf_counter() < ends:
                 for name, data in files.items():
-                    for times, work in zip(taken[name], (_measure_ours, decode_image, textbook.measure), strict=True):
+                    for times, work in zip(taken[name], _TIMED, strict=True):
                         times.append(_milliseconds(work, data))
             for name, (ours, decode, theirs) in taken.items():
                 found[name].ours.append(statistics.median(ours))

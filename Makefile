@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo serve test lint bench loadtest clean
+.PHONY: demo serve test lint bench loadtest gpu-check clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -42,6 +42,14 @@ bench: $(VENV)/.dev
 
 loadtest: $(VENV)/.dev
 	$(BIN)/veridict loadtest overload --report build/loadtest.html
+
+# The full TensorRT is gigabytes, so it is fetched only where there is a GPU, and brings the CUDA runtime that it needs.
+# For a driver of CUDA 12: make gpu-check TENSORRT=tensorrt-cu12
+TENSORRT ?= tensorrt
+
+gpu-check: $(VENV)/.dev
+	if nvidia-smi -L >/dev/null 2>&1 && ! $(BIN)/python -c 'import tensorrt; tensorrt.Builder' >/dev/null 2>&1; then $(PIP) $(TENSORRT); fi
+	$(BIN)/veridict gpu-check
 
 clean:
 	rm -rf $(VENV) build

@@ -20,9 +20,10 @@ COMMANDS = {
     "loadtest": ("veridict.loadtests.loadtest", "load the detector by a profile and hold it to thresholds"),
     "perf-analyzer": ("veridict.loadtests.perf_analyzer", "run NVIDIA's perf_analyzer with real images"),
     "bench-explain": ("veridict.loadtests.explain_bench", "measure explanations: seconds, pointing game, cost"),
+    "gpu-check": ("veridict.loadtests.gpu_check", "build, check, measure and serve the engines on this machine's GPU"),
     "export": ("veridict.export.cli_export", "build a model repository from checkpoints"),
-    "train": ("veridict.export.cli_train", "train the face CNN or the compact CLIP"),
-    "calibrate": ("veridict.export.calibrate", "fit fusion weights, percentiles and threshold from data"),
+    "train": ("veridict.export.cli_train", "train the face CNN, the text tower, or tune the image tower"),
+    "calibrate": ("veridict.export.calibrate", "fit head, fusion, thresholds and confidence from labelled pictures"),
     "evaluate": ("veridict.export.evaluate", "measure a detector on labelled images"),
 }
 USAGE_ERROR = 2

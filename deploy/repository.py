@@ -56,8 +56,9 @@ def file_sha256(path: Path) -> str:
 
 
 def tracked_files(repository: Path) -> list[Path]:
-    """Return the files a manifest covers, relative and sorted: networks, prompt bank and calibration."""
+    """Return the files a manifest covers, relative and sorted: networks, their weights, prompt bank, calibration."""
     wanted = [Path(name) / "1" / file for name in ENGINES for file in (ENGINE_FILES["cpu"], *DERIVED_FILES)]
+    wanted += [path.relative_to(repository) for path in repository.glob("*/1/*.safetensors")]
     return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
 
 
@@ -173,23 +174,24 @@ def load_prompt_bank(path: Path) -> PromptBank:
     """
     with np.load(path, allow_pickle=False) as stored:
         embeddings, labels, scale = stored["embeddings"], stored["labels"], float(stored["scale"])
-    if embeddings.ndim != 2 or len(embeddings) != 2 + len(labels):
+        offsets = stored["offsets"] if "offsets" in stored.files else np.zeros(len(labels))
+    if embeddings.ndim != 2 or len(embeddings) != 2 + len(labels) or offsets.shape != labels.shape:
         raise RepositoryError(f"{path}: {embeddings.shape} embeddings for 2 + {len(labels)} classes")
-    return PromptBank(embeddings.astype(np.float32), tuple(str(name) for name in labels), scale)
+    return PromptBank(
+        embeddings.astype(np.float32), tuple(str(name) for name in labels), scale, tuple(offsets.tolist())
+    )
 
 
 def load_judgement(repository: Path) -> tuple[PromptBank, Calibration, ModelVersions]:
     """Return all that the fusion step needs besides its inputs."""
     bank = load_prompt_bank(repository / PROMPT_BANK)
     calibration = load_calibration(repository / CALIBRATION)
-    width = bank.embeddings.shape[1]
-    head = calibration.clip_head
-    if head is not None and head.weights.size != width:
-        raise RepositoryError(f"the calibration's linear head has {head.weights.size} weights, not {width}")
     files = read_manifest(repository).files
 
     def version(model: str) -> str:
-        found = [sha for name, sha in files.items() if name.startswith(f"{model}/")]
+        found = [
+            sha for name, sha in files.items() if name.startswith(f"{model}/") and name.endswith((".onnx", ".plan"))
+        ]
         return found[-1][:12] if found else "unknown"
 
     return bank, calibration, ModelVersions(version("clip_image"), version("face_cnn"), calibration.version)

@@ -1,9 +1,13 @@
-"""Runs the CPU profile's ONNX graphs, in OpenVINO: one stream per core, a batch split among them.
+"""Runs the CPU profile's ONNX graphs in OpenVINO: one row per inference, one stream of one thread per core.
 
-Measured on two cores of an AMD EPYC with AVX-512 (int8 graphs, medians; ``veridict bench --networks`` repeats it):
-OpenVINO takes two thirds of ONNX Runtime's time, since what is not int8 runs in bfloat16 where the processor has it;
-two streams of one thread each take four fifths of the time of one inference on two threads. A graph compiled for one
-number of rows takes 5 to 20% less than one compiled for any number, most for a single row, so every number has its own.
+**A row's result never depends on its company.** Every inference has exactly one row and one thread, so a picture gets
+the same answer alone, in a batch of any size and at any place in it, on every processor: there is nothing that a batch
+could change. Graphs compiled for several rows break this where a processor has no byte dot products (0.5141 alone,
+0.5164 in a batch).
+
+**How a processor computes** (:func:`best_precision`; ``veridict bench --processors`` measures all of them): bfloat16
+where it has it; else, with byte dot products (VNNI), weights stay int8 and each token's activations are quantised as
+they come, in groups of 32 features, so that the few huge features of a transformer spoil no others; else float32.
 """
 
 from __future__ import annotations
@@ -16,12 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-#: Rows of one inference. More rows are no faster per row (they leave the cache), and every number of rows is compiled
-#: apart (0.2 s and some 30 MB each).
-ROWS_AT_ONCE = 4
-#: Graphs above this many bytes are compiled once, for any number of rows: each copy keeps its own weights.
-_LARGE = 100_000_000
 
 
 @cache
@@ -41,21 +39,55 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def split_rows(count: int, streams: int) -> list[slice]:
-    """Return slices that cover ``count`` rows: of at most :data:`ROWS_AT_ONCE`, and enough to occupy the streams."""
-    size = min(ROWS_AT_ONCE, max(1, -(-count // streams)))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def fold_weights(graph: Any) -> int:
+    """Replace weights stored as int8 (constant -> convert -> multiply by scales) by float constants; return how many.
+
+    The values are the same. Kept as int8, OpenVINO unpacks them anew in every inference, which costs more than it saves
+    when an inference has two hundred tokens.
+    """
+    from openvino import op
+
+    folded = 0
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Multiply":
+            continue
+        convert, scale = (node.input_value(i).get_node() for i in (0, 1))
+        if scale.get_type_name() == "Reshape":
+            scale = scale.input_value(0).get_node()
+        if convert.get_type_name() != "Convert" or scale.get_type_name() != "Constant":
+            continue
+        stored = convert.input_value(0).get_node()
+        if stored.get_type_name() != "Constant" or stored.get_element_type().to_dtype() != np.int8:
+            continue
+        scales = np.asarray(scale.get_data(), dtype=np.float32).reshape(1, -1)
+        replacement = op.Constant(np.ascontiguousarray(stored.get_data().astype(np.float32) * scales))
+        for target in node.output(0).get_target_inputs():
+            target.replace_source_output(replacement.output(0))
+        folded += 1
+    return folded
+
+
+def best_precision() -> str:
+    """Return how this processor computes large matrix products best: ``bf16``, ``int8`` or ``f32``."""
+    if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "bf16"
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    except OSError:
+        flags = set()
+    return "int8" if flags & {"avx512_vnni", "avx_vnni"} else "f32"
 
 
 class Network:
     """A graph with one input, ready to run on this machine's cores; safe to call from several threads.
 
-    ``threads`` is the number of streams, 0 for one per core. ``precision`` is OpenVINO's hint for what the graph leaves
-    in floating point: "" for bfloat16 where the processor computes in it and float32 elsewhere, or "f32" everywhere.
+    ``threads`` is the number of streams, 0 for one per core. ``precision`` says how what the graph does not quantise
+    itself is computed: ``bf16``, ``int8`` (weights that are stored as int8; the rest in float32) or ``f32``; "" is what
+    :func:`best_precision` says.
     """
 
     def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
-        """Compile the graph for every number of rows it will be run with, unless it is large, and run each."""
+        """Compile the graph and run it once on every stream."""
         self.streams = threads or usable_cores()
         properties: dict[str, object] = {
             "NUM_STREAMS": self.streams,
@@ -63,25 +95,22 @@ class Network:
             # Several processes share the cores: threads pinned by each of them would all sit on the first ones.
             "ENABLE_CPU_PINNING": False,
         }
-        if precision:
-            properties["INFERENCE_PRECISION_HINT"] = precision
+        precision = precision or best_precision()
+        properties["INFERENCE_PRECISION_HINT"] = "bf16" if precision == "bf16" else "f32"
         graph = _core().read_model(path)
+        if precision == "int8":
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32
+        else:
+            fold_weights(graph)
         sides = [side.get_length() for side in list(graph.input(0).partial_shape)[1:]]
         self._dtype = graph.input(0).element_type.to_dtype()
         self._outputs = len(graph.outputs)
         self._lock = threading.Lock()
-        #: by rows, a request per stream
-        self._requests: dict[int, list[Any]] = {}
-        large = path.stat().st_size > _LARGE
-        for rows in range(1, ROWS_AT_ONCE + 1):
-            if rows == 1 or not large:
-                graph.reshape([-1 if large else rows, *sides])
-                compiled = _core().compile_model(graph, "CPU", properties)
-                requests = [compiled.create_infer_request() for _ in range(self.streams)]
-            self._requests[rows] = requests
-            # Enough rows for every stream to meet this number, whichever takes which request.
-            for _ in range(2):
-                self(np.zeros((rows * self.streams, *sides), self._dtype))
+        graph.reshape([1, *sides])
+        compiled = _core().compile_model(graph, "CPU", properties)
+        self._requests = [compiled.create_infer_request() for _ in range(self.streams)]
+        # Twice as many rows as streams, for every stream to meet one, whichever takes which request.
+        self(np.zeros((2 * self.streams, *sides), self._dtype))
 
     def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:
         """Return the rows [N, ...] float32 of every output, in the graph's order, for input rows [N, ...] with N > 0.
@@ -90,18 +119,14 @@ class Network:
             RuntimeError: the rows do not have the graph's shape.
         """
         rows = np.ascontiguousarray(rows, dtype=self._dtype)
-        parts = split_rows(len(rows), self.streams)
         results: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(self._outputs)]
         with self._lock:
-            for start in range(0, len(parts), self.streams):
-                running = []
-                for stream, part in enumerate(parts[start : start + self.streams]):
-                    request = self._requests[part.stop - part.start][stream]
-                    request.start_async({0: rows[part]})
-                    running.append(request)
-                for request in running:
+            for row in range(len(rows) + self.streams):
+                request = self._requests[row % self.streams]
+                if row >= self.streams and row - self.streams < len(rows):
                     request.wait()
-                for request in running:
                     for number, found in enumerate(results):
                         found.append(request.get_output_tensor(number).data.copy())
+                if row < len(rows):
+                    request.start_async({0: rows[row : row + 1]})
         return tuple(np.concatenate(found) for found in results)

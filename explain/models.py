@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Callable
 from functools import cached_property
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from veridict.export.bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
+from veridict.deploy.repository import PROMPT_BANK, default_repository, file_sha256, load_prompt_bank
+from veridict.export.bundled import CLIP_SHARDS, FACE_WEIGHTS
+from veridict.forensics.fusion import PromptBank
 
 from .attribution import Pixels
 from .errors import ExplainError
@@ -29,17 +30,16 @@ def model_versions() -> dict[str, str]:
     """Return the version of every explained model: 12 digits of its weights' sha256. Needs no torch."""
     return {
         "face_cnn": _digest(FACE_WEIGHTS),
-        "clip": _digest(CLIP_WEIGHTS),
+        "clip": _digest(*CLIP_SHARDS, default_repository() / PROMPT_BANK),
         "forensics": FORENSICS_VERSION,
     }
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:12]
+def _digest(*paths: Path) -> str:
+    return hashlib.sha256("".join(file_sha256(path) for path in paths).encode()).hexdigest()[:12]
 
 
-def clip_margin_module(backbone: Any, prompts: Any) -> Any:
+def clip_margin_module(backbone: Any, bank: PromptBank) -> Any:
     """Return a torch module: float pixels [N, H, W, 3] in 0..255 -> margin [N, 1] of two CLIP logits.
 
     The margin is logit("a deepfake image") - logit("a real image"), before the calibration's temperature.
@@ -47,15 +47,13 @@ def clip_margin_module(backbone: Any, prompts: Any) -> Any:
     import torch
 
     from veridict.export.onnx_export import ImageEncoder
-    from veridict.export.train_clip import embed_prompts
 
     class ClipMargin(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.encoder = ImageEncoder(backbone)
-            bank = embed_prompts(backbone, prompts).detach().clone()
-            direction = float(backbone.model.logit_scale.detach().exp()) * (bank[1] - bank[0])
-            self.register_buffer("direction", direction)
+            direction = bank.scale * (bank.embeddings[1] - bank.embeddings[0])
+            self.register_buffer("direction", torch.from_numpy(direction.astype(np.float32)))
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             embedding, _ = self.encoder(pixels)
@@ -143,15 +141,8 @@ def _load_face(path: Path) -> Any:
 
 def _load_clip_margin() -> Any:
     from veridict.export.clip_model import load_clip
-    from veridict.export.prompts import read_prompts
 
-    # open_clip warns that it starts from random weights, right before the checkpoint replaces them
-    logging.disable(logging.WARNING)
-    try:
-        backbone = load_clip(COMPACT, CLIP_WEIGHTS)
-    finally:
-        logging.disable(logging.NOTSET)
-    return clip_margin_module(backbone, read_prompts())
+    return clip_margin_module(load_clip(), load_prompt_bank(default_repository() / PROMPT_BANK))
 
 
 def set_threads(threads: int | None = None) -> None:

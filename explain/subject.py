@@ -9,6 +9,7 @@ from veridict.forensics.decode import DecodedImage, decode_image
 from veridict.forensics.errors import ImageError
 from veridict.forensics.faces import Box, clip_view, crop_faces, crop_region, find_faces
 from veridict.forensics.preprocess import shrink_for_views
+from veridict.forensics.signature import MAX_FACES
 
 from .attribution import Pixels
 from .errors import ExplainError
@@ -27,8 +28,8 @@ class Subject:
 
     @cached_property
     def boxes(self) -> list[Box]:
-        """Return the faces found, largest first."""
-        return find_faces(self._small, (self.image.width, self.image.height))
+        """Return the faces that a verdict looks at, largest first."""
+        return find_faces(self._small, (self.image.width, self.image.height))[:MAX_FACES]
 
     @cached_property
     def box(self) -> Box:

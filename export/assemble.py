@@ -29,19 +29,18 @@ from veridict.deploy.repository import (
     write_manifest,
 )
 from veridict.forensics import signature as sig
-from veridict.forensics.calibration import load_calibration
+from veridict.forensics.calibration import CLIP_TERMS, HEAD_FILE, load_calibration
 from veridict.forensics.faces import clip_view
 
-from .bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
-from .clip_model import Backbone, load_clip
+from .bundled import CLIP, CLIP_SHARDS, FACE_WEIGHTS, TEXT_WEIGHTS
+from .clip_model import BUNDLED_FAMILY, Backbone, load_clip
 from .datasets import SUFFIXES, read_image
 from .engines import ENGINE_FILES, Engine, EngineSettings, build_engine, import_runtime, require_fp8, run_engine
 from .face_cnn import load_face_cnn
-from .onnx_export import count_intermediates, export_onnx, networks, run_module
+from .onnx_export import export_onnx, intermediate_shape, networks, run_module
 from .parity import Parity, ParityError, compare
-from .prompts import read_prompts
+from .prompts import embed_prompts, read_prompts
 from .quantise import quantise, quantise_fp8
-from .train_clip import embed_prompts
 
 
 class ExportError(RuntimeError):
@@ -58,7 +57,7 @@ class ExportSettings:
     """
 
     output: Path
-    clip: str = COMPACT
+    clip: str = CLIP
     clip_checkpoint: Path | None = None
     random_weights: bool = False
     face_checkpoint: Path = FACE_WEIGHTS
@@ -80,14 +79,15 @@ class Exported:
 
 
 def write_prompt_bank(backbone: Backbone, prompts_path: Path | None, path: Path) -> None:
-    """Embed the prompt ensembles and write them as ``.npz`` (embeddings float32 [2 + C, D], labels [C], scale)."""
+    """Write the embedded prompts as ``.npz``: embeddings float32 [2 + C, D], labels and offsets [C], scale."""
     prompts = read_prompts(prompts_path) if prompts_path else read_prompts()
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         path,
         embeddings=embed_prompts(backbone, prompts).numpy(),
         labels=np.array(list(prompts.categories)),
-        scale=np.float64(backbone.model.logit_scale.exp().item()),
+        offsets=np.array([prompts.offsets.get(name, 0.0) for name in prompts.categories]),
+        scale=np.float64(backbone.scale),
     )
 
 
@@ -114,25 +114,43 @@ def retarget(output: Path, tensor: str, dims: tuple[int, ...]) -> None:
 
 
 def copy_calibration(settings: ExportSettings, backbone: Backbone) -> bool:
-    """Install the calibration and return whether there was one.
+    """Install the calibration and its head, and return whether there was one.
 
-    A calibration fitted on another backbone loses its CLIP terms, since they mean nothing here.
+    They apply to every backbone of the family they were fitted on. On another one they lose their CLIP terms, since
+    those mean nothing there.
     """
     source = settings.calibration or default_repository() / CALIBRATION
     if not source.exists():
         return False
     document = json.loads(source.read_text())
-    if settings.calibration is None and backbone.name != COMPACT:
-        document["clip"]["head"] = document["clip"]["layers_head"] = None
-        for regime in ("close_up", "general"):
-            for name in ("clip", "clip_head", "clip_layers"):
-                document["fusion"][regime]["terms"].pop(name, None)
-        document["source"]["note"] = f"CLIP terms removed: fitted on {COMPACT}, not on {backbone.name}"
     target = settings.output / CALIBRATION
     target.parent.mkdir(parents=True, exist_ok=True)
+    family = document["clip"]["family"]
+    if settings.calibration is None and backbone.family != family:
+        document["clip"] |= {"head_sha256": None, "family": backbone.family}
+        for regime in ("close_up", "general"):
+            for name in CLIP_TERMS:
+                document["fusion"][regime]["terms"].pop(name, None)
+        document["source"]["note"] = f"CLIP terms removed: fitted on {family}, not on {backbone.name}"
+        target.with_name(HEAD_FILE).unlink(missing_ok=True)
+    elif document["clip"]["head_sha256"] is not None and target.resolve() != source.resolve():
+        shutil.copyfile(source.with_name(HEAD_FILE), target.with_name(HEAD_FILE))
     target.write_text(json.dumps(document, indent=1) + "\n")
     load_calibration(target)
     return True
+
+
+def install_prompt_bank(settings: ExportSettings, backbone: Backbone) -> None:
+    """Write the prompt bank: the bundled one for backbones of its family, else the prompts by this text tower.
+
+    The bundled rows for real and deepfake are what the calibration was fitted with; another text tower's would not be.
+    """
+    target, bundled = settings.output / PROMPT_BANK, default_repository() / PROMPT_BANK
+    if settings.prompts is None and backbone.family == BUNDLED_FAMILY and backbone.name != CLIP and bundled.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundled, target)
+    else:
+        write_prompt_bank(backbone, settings.prompts, target)
 
 
 def read_views(folder: Path, most: int = 256, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -190,10 +208,11 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         load_calibration(settings.calibration)
     checkpoint = _clip_checkpoint(settings)
     progress(f"loading {settings.clip}")
-    backbone = load_clip(settings.clip, checkpoint, settings.random_weights)
+    backbone = _load_backbone(settings)
     if backbone.size != sig.CLIP_SIZE:
         raise ExportError(f"{settings.clip} sees {backbone.size} pixels; the served view is {sig.CLIP_SIZE}")
     copy_templates(settings.output)
+    bundled = backbone.name == CLIP and checkpoint == CLIP_SHARDS[0]
     parities: list[Parity] = []
     engines: list[Engine] = []
     for name, make in networks(backbone, load_face_cnn(settings.face_checkpoint)).items():
@@ -202,7 +221,8 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         progress(f"exporting {name}")
         for derived in DERIVED_FILES:
             (folder / derived).unlink(missing_ok=True)  # an older one would be of other weights
-        parities += export_onnx(module, example, model, folder / "model.onnx")
+        shards = install_shards(folder, bundled and model is sig.CLIP_IMAGE)
+        parities += export_onnx(module, example, model, folder / "model.onnx", shards=shards)
         if settings.engine is None:
             continue
         graph, precision = folder / "model.onnx", settings.precision
@@ -220,15 +240,15 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
         if settings.engine.runtime == "tensorrt":
             parities += _gate_engine(module, example, model, target, precision)
     parities += _quantise(settings, progress)
-    write_prompt_bank(backbone, settings.prompts, settings.output / PROMPT_BANK)
+    install_prompt_bank(settings, backbone)
     width = int(np.load(settings.output / PROMPT_BANK)["embeddings"].shape[1])
     retarget(settings.output, sig.EMBEDDING_OUT.name, (width,))
-    retarget(settings.output, sig.INTERMEDIATES_OUT.name, (count_intermediates(backbone),))
+    retarget(settings.output, sig.INTERMEDIATES_OUT.name, intermediate_shape(backbone))
     retarget(settings.output, sig.TOKENS.name, (backbone.context_length,))
     if not copy_calibration(settings, backbone):
         progress("no calibration yet: run veridict calibrate --repository on the new repository before serving it")
     exported = Exported(tuple(parities), tuple(engines))
-    write_manifest(settings.output, _provenance(settings, checkpoint, exported))
+    write_manifest(settings.output, _provenance(settings, backbone, checkpoint, exported))
     return exported
 
 
@@ -242,7 +262,7 @@ def export_prompts(settings: ExportSettings, progress: Callable[[str], None] = p
     """
     source = read_manifest(settings.output).source
     checkpoint = _clip_checkpoint(settings)
-    backbone = load_clip(settings.clip, checkpoint, settings.random_weights)
+    backbone = _load_backbone(settings)
     fingerprint = file_sha256(checkpoint) if checkpoint else ""
     if (source.get("clip"), source.get("clip_sha256")) != (settings.clip, fingerprint):
         raise ExportError(f"{settings.output} was made from {source.get('clip')}, with other weights or another model")
@@ -251,22 +271,44 @@ def export_prompts(settings: ExportSettings, progress: Callable[[str], None] = p
     write_manifest(settings.output, source)
 
 
+def install_shards(folder: Path, wanted: bool) -> tuple[Path, ...]:
+    """Return the bundled int8 weights, copied into the model's version folder; remove older ones if not ``wanted``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.safetensors"):
+        if path.resolve() not in {shard.resolve() for shard in CLIP_SHARDS}:
+            path.unlink()
+    if not wanted:
+        return ()
+    for shard in CLIP_SHARDS:
+        if (folder / shard.name).resolve() != shard.resolve():
+            shutil.copyfile(shard, folder / shard.name)
+    return tuple(folder / shard.name for shard in CLIP_SHARDS)
+
+
 def _clip_checkpoint(settings: ExportSettings) -> Path | None:
-    """Return the checkpoint to load: the bundled one for the bundled model when none is named."""
+    """Return the checkpoint that is loaded: the first of the bundled files for the bundled model when none is named."""
     checkpoint = settings.clip_checkpoint
-    if checkpoint is None and settings.clip == COMPACT and not settings.random_weights:
-        checkpoint = CLIP_WEIGHTS
+    if checkpoint is None and settings.clip == CLIP and not settings.random_weights:
+        checkpoint = CLIP_SHARDS[0]
     for path in filter(None, (checkpoint, settings.face_checkpoint)):
         if not path.exists():
             raise ExportError(f"no checkpoint at {path}")
     return checkpoint
 
 
-def _provenance(settings: ExportSettings, checkpoint: Path | None, exported: Exported) -> dict[str, Any]:
+def _load_backbone(settings: ExportSettings) -> Backbone:
+    return load_clip(settings.clip, settings.clip_checkpoint, settings.random_weights)
+
+
+def _provenance(
+    settings: ExportSettings, backbone: Backbone, checkpoint: Path | None, exported: Exported
+) -> dict[str, Any]:
     return {
         "clip": settings.clip,
+        "clip_family": backbone.family,
         "random_weights": settings.random_weights,
         "clip_sha256": file_sha256(checkpoint) if checkpoint else "",
+        "text_sha256": file_sha256(TEXT_WEIGHTS) if checkpoint == CLIP_SHARDS[0] else "",
         "face_cnn_sha256": file_sha256(settings.face_checkpoint),
         "versions": {p: version(p) for p in ("torch", "open_clip_torch", "onnx", "onnxruntime")},
         "parity": [asdict(p) for p in exported.parities],

@@ -8,20 +8,26 @@ from pathlib import Path
 
 from veridict.deploy.repository import RepositoryError, check_repository, default_repository
 
-from .bundled import COMPACT, FACE_WEIGHTS
+from .bundled import CLIP, FACE_WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--output", type=Path, default=default_repository(), help="where to build the repository")
-    parser.add_argument("--clip", default=COMPACT, help="open_clip MODEL:PRETRAINED, or MODEL with --clip-checkpoint")
+    parser.add_argument(
+        "--clip",
+        default=CLIP,
+        help="open_clip MODEL:PRETRAINED, or MODEL with --clip-checkpoint (default: the bundled one)",
+    )
     parser.add_argument("--clip-checkpoint", type=Path, help="local CLIP weights (safetensors or a torch state dict)")
     parser.add_argument("--random-weights", action="store_true", help="untrained CLIP, to try an architecture out")
     parser.add_argument("--face-checkpoint", type=Path, default=FACE_WEIGHTS, help="face CNN weights (safetensors)")
     parser.add_argument("--prompts", type=Path, help="prompt ensembles (default: the bundled prompts.json)")
     parser.add_argument("--prompts-only", action="store_true", help="embed the prompts anew, keep all else")
     parser.add_argument("--calibration", type=Path, help="calibration file fitted on these very models")
-    parser.add_argument("--int8", type=Path, metavar="IMAGES", help="quantise the image encoder on these pictures")
+    parser.add_argument(
+        "--int8", type=Path, metavar="IMAGES", help="quantise a convolutional image encoder on these pictures"
+    )
     parser.add_argument("--int8-faces", type=Path, metavar="FACES", help="quantise the face CNN on these face crops")
     parser.add_argument("--runtime", choices=("tensorrt", "tensorrt-rtx"), help="also build an engine per network")
     parser.add_argument("--precision", choices=("fp16", "fp32"), default="fp16", help="of the engines")

@@ -1,13 +1,18 @@
-"""``veridict train face-cnn`` and ``veridict train clip``."""
+"""``veridict train``: the face CNN, the text tower, the tuned image tower, averages of weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from .bundled import CLIP_WEIGHTS, FACE_WEIGHTS
+import numpy as np
+import numpy.typing as npt
+
+from . import train_text, train_tower
+from .bundled import FACE_WEIGHTS
 
 
 def _factor(text: str) -> tuple[str, float]:
@@ -46,18 +51,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     face.add_argument("--weight-decay", type=float, default=0.02)
     face.add_argument("--leave-out", default="", help="source kept for validation, for leave-one-source-out figures")
     face.add_argument("--scratch", action="store_true", help="do not start from ImageNet weights")
-    clip = networks.add_parser("clip", help="train the compact CLIP on a captioned manifest and faces")
-    clip.add_argument("--manifest", type=Path, required=True, help="CSV: file,label,split,source,kind,caption")
-    clip.add_argument("--faces", type=Path, required=True, help="folder with real/ and fake/ anywhere below")
-    clip.add_argument("--held-out", nargs="*", default=[], metavar="SOURCE", help="sources kept for validation")
-    clip.add_argument("--steps", type=int, default=1400)
+    text = networks.add_parser("text", help="train the text tower beside the bundled image tower")
+    train_text.add_arguments(text)
+    tower = networks.add_parser("tower", help="tune the bundled image tower by low-rank updates of its blocks")
+    train_tower.add_arguments(tower)
     average = networks.add_parser("average", help="average weights of one architecture, before and after more training")
     average.add_argument("--weights", type=Path, nargs="+", required=True, metavar="FILE.safetensors")
     average.add_argument("--output", type=Path, required=True, help="weights to write")
-    for sub, weights in ((face, FACE_WEIGHTS), (clip, CLIP_WEIGHTS)):
-        sub.add_argument("--output", type=Path, default=weights, help="weights to write (default: %(default)s)")
-        sub.add_argument("--run", type=Path, help="folder of the log and the resumable state (default: runs/NETWORK)")
-        sub.add_argument("--seed", type=int, default=20261123)
+    face.add_argument("--output", type=Path, default=FACE_WEIGHTS, help="weights to write (default: %(default)s)")
+    face.add_argument("--run", type=Path, help="folder of the log and the resumable state (default: runs/face-cnn)")
+    face.add_argument("--seed", type=int, default=20261123)
+
+
+def embed_files(paths: Sequence[Path]) -> npt.NDArray[np.float32]:
+    """Return the bundled image tower's embeddings [N, D] of files, prepared as they are when served."""
+    from veridict.deploy.repository import default_repository
+    from veridict.forensics.faces import clip_view
+    from veridict.forensics.preprocess import shrink_for_views
+
+    from .datasets import read_image
+    from .pipeline import InProcessDetector
+
+    detector = InProcessDetector(default_repository(), needs_calibration=False)
+    found = []
+    for start in range(0, len(paths), 16):
+        views = [clip_view(shrink_for_views(read_image(path))) for path in paths[start : start + 16]]
+        found.append(detector.embed(np.stack(views))[0])
+    return np.concatenate(found)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,46 +89,34 @@ def run(arguments: argparse.Namespace) -> int:
             average_weights(arguments.weights, arguments.output)
             print(f"wrote {arguments.output}")
             return 0
-        folder = arguments.run or Path("runs") / arguments.network
-        if arguments.network == "face-cnn":
-            from .train_face import FaceTraining, train_face_cnn
+        if arguments.network == "text":
+            return train_text.run(arguments, embed_files)
+        if arguments.network == "tower":
+            return train_tower.run(arguments)
+        from .train_face import FaceTraining, train_face_cnn
 
-            figures = train_face_cnn(
-                FaceTraining(
-                    data=arguments.data,
-                    output=arguments.output,
-                    run=folder,
-                    epochs=arguments.epochs,
-                    samples_per_epoch=arguments.samples_per_epoch,
-                    learning_rate=arguments.learning_rate,
-                    start=arguments.start,
-                    emphasis=tuple(arguments.emphasis),
-                    whole_fakes=tuple(arguments.whole_fakes),
-                    mix=arguments.mix,
-                    mosaic=arguments.mosaic,
-                    drop_path=arguments.drop_path,
-                    average=arguments.average,
-                    crop=arguments.crop,
-                    weight_decay=arguments.weight_decay,
-                    leave_out=arguments.leave_out,
-                    imagenet=not arguments.scratch,
-                    seed=arguments.seed,
-                )
+        figures = train_face_cnn(
+            FaceTraining(
+                data=arguments.data,
+                output=arguments.output,
+                run=arguments.run or Path("runs") / arguments.network,
+                epochs=arguments.epochs,
+                samples_per_epoch=arguments.samples_per_epoch,
+                learning_rate=arguments.learning_rate,
+                start=arguments.start,
+                emphasis=tuple(arguments.emphasis),
+                whole_fakes=tuple(arguments.whole_fakes),
+                mix=arguments.mix,
+                mosaic=arguments.mosaic,
+                drop_path=arguments.drop_path,
+                average=arguments.average,
+                crop=arguments.crop,
+                weight_decay=arguments.weight_decay,
+                leave_out=arguments.leave_out,
+                imagenet=not arguments.scratch,
+                seed=arguments.seed,
             )
-        else:
-            from .train_clip import ClipTraining, train_clip
-
-            figures = train_clip(
-                ClipTraining(
-                    manifest=arguments.manifest,
-                    faces=arguments.faces,
-                    output=arguments.output,
-                    run=folder,
-                    held_out=tuple(arguments.held_out),
-                    steps=arguments.steps,
-                    seed=arguments.seed,
-                )
-            )
+        )
     except (ImportError, OSError, ValueError) as error:
         print(f"veridict train: {error}", file=sys.stderr)
         return 1

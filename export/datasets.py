@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif"}
 LABELS = {"real": 0, "fake": 1}
 _SPLITS = ("train", "val", "cal", "test")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled file; ``source`` names where it comes from, ``split`` is "" when the layout names none."""
+    """One labelled file; ``source`` names where it comes from, ``split`` is "" when the layout names none.
+
+    ``family`` joins sources that must not be parted by a split (a generator's, a photographer's); ``kind`` is the
+    generator, the editor or the content, in the words of the data set.
+    """
 
     path: Path
     label: str
@@ -26,6 +30,8 @@ class Sample:
     split: str
     category: str = ""
     caption: str = ""
+    family: str = ""
+    kind: str = ""
 
 
 def find_folders(root: Path, split: str = "") -> list[Sample]:
@@ -75,13 +81,44 @@ def read_manifest(path: Path, categories: dict[str, str]) -> list[Sample]:
     return samples
 
 
+def read_labelled(path: Path, sources: Sequence[str] = (), splits: Sequence[str] = ()) -> list[Sample]:
+    """Return the rows of a CSV manifest that are labelled real or fake, in file order.
+
+    Columns as for :func:`read_manifest`, and ``group``, which names a source's family where it has one. ``sources`` are
+    beginnings of source names, ``splits`` names of splits; empty means all.
+
+    Raises:
+        ValueError: a beginning fits no source, or no row is left.
+    """
+    with path.open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["label"] in LABELS]
+    for wanted in sources:
+        if not any(row["source"].startswith(wanted) for row in rows):
+            raise ValueError(f"{path} has no labelled source that begins with {wanted!r}")
+    samples = [
+        Sample(
+            path.parent / row["file"],
+            row["label"],
+            row["source"],
+            row["split"],
+            family=row.get("group") or row["source"],
+            kind=row["kind"],
+        )
+        for row in rows
+        if (not sources or row["source"].startswith(tuple(sources))) and (not splits or row["split"] in splits)
+    ]
+    if not samples:
+        raise ValueError(f"{path} has no labelled picture of splits {list(splits)}")
+    return samples
+
+
 def read_image(path: Path, longest: int | None = None) -> npt.NDArray[np.uint8]:
     """Return RGB pixels [H, W, 3] uint8, EXIF orientation applied, shrunk so that the longest side is ``longest``.
 
     Raises:
-        ValueError: the file is no image that OpenCV reads.
+        ValueError: the file is no image that OpenCV (or, for AVIF, Pillow) reads.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    image = _read_avif(path) if path.suffix.lower() == ".avif" else cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError(f"not a readable image: {path}")
     if longest is not None and max(image.shape[:2]) > longest:
@@ -89,6 +126,17 @@ def read_image(path: Path, longest: int | None = None) -> npt.NDArray[np.uint8]:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _read_avif(path: Path) -> npt.NDArray[np.uint8] | None:
+    """Return BGR pixels [H, W, 3] as OpenCV does, or None; not every build of OpenCV reads AVIF."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)[:, :, ::-1]
+    except (OSError, ValueError):
+        return None
 
 
 def by_source(samples: Iterable[Sample]) -> dict[str, list[Sample]]:

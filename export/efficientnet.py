@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from .torch_setup import declare_torchvision_operators
 
 TIMM_NAME = "efficientnet_lite0"
@@ -49,26 +46,6 @@ def imagenet_state() -> dict[str, Any]:
             raise RuntimeError(f"{name}: expected shape {tuple(wanted.shape)}, found {tuple(value.shape)}")
         state[name] = value
     return state
-
-
-def imagenet_classifier() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the ImageNet classifier's weights [1000, 1280] over the trunk's pooled features, and its bias [1000].
-
-    Raises:
-        ImportError: the weights package is not installed.
-    """
-    package = _read_package()
-    weight, bias = (np.asarray(package[f"_fc.{name}"].double().numpy(), np.float64) for name in ("weight", "bias"))
-    return weight, bias
-
-
-def imagenet_names() -> list[str]:
-    """Return the first name of each of the 1000 ImageNet classes, lower case."""
-    declare_torchvision_operators()
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [info.index_to_description(i).split(",")[0].lower() for i in range(1000)]
 
 
 def _read_package() -> dict[str, Any]:

@@ -216,27 +216,8 @@ def run_engine(path: Path, model: sig.Model, rows: npt.NDArray[np.generic]) -> l
     Raises:
         EngineError: the engine does not load here, or there is no GPU.
     """
-    import torch
+    from .engine_run import run_once
 
-    trt = import_runtime("tensorrt")
-    if not torch.cuda.is_available():
-        raise EngineError("an engine runs only where there is a GPU")
     (wanted,) = model.inputs
-    engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(path.read_bytes())
-    if engine is None:
-        raise EngineError(f"{path} does not load on this GPU")
-    context = engine.create_execution_context()
-    context.set_input_shape(wanted.name, rows.shape)
-    given = torch.from_numpy(rows).cuda()
-    context.set_tensor_address(wanted.name, given.data_ptr())
-    results = []
-    for produced in model.outputs:
-        shape = tuple(context.get_tensor_shape(produced.name))
-        results.append(torch.empty(shape, dtype=torch.float32, device="cuda"))
-        context.set_tensor_address(produced.name, results[-1].data_ptr())
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    if not context.execute_async_v3(stream.cuda_stream):
-        raise EngineError(f"{path} failed to run")
-    stream.synchronize()
-    return [np.asarray(result.cpu().numpy(), dtype=np.float32) for result in results]
+    made = run_once(path, {wanted.name: rows})
+    return [np.asarray(made[produced.name], dtype=np.float32) for produced in model.outputs]

@@ -17,10 +17,11 @@ from veridict.forensics.errors import ImageError
 
 from .calibrate import FITTED_DIGITS
 from .categories import collect, format_categories, predict, summarise_categories
-from .datasets import Sample, find_folders
+from .datasets import Sample, find_folders, read_labelled
 from .evaluation_report import write_report
+from .figures import format_report, report_outcomes
 from .pipeline import InProcessDetector
-from .summary import Judged, format_table, summarise
+from .summary import Judged, format_table, summarise, to_outcomes
 from .tiers import TIERS, apply_tier
 
 
@@ -53,8 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, nargs="+", help="folders with real/ and fake/ below")
+    what.add_argument("--labelled", type=Path, metavar="FILE.csv", help="manifest whose rows are labelled real or fake")
     what.add_argument("--categories", type=Path, metavar="FILE.csv", help="measure categories on this manifest instead")
-    parser.add_argument("--sources", nargs="*", default=[], help="only these sources of the manifest")
+    parser.add_argument(
+        "--sources", nargs="*", default=[], help="only these sources of the manifest (--labelled: beginnings)"
+    )
     parser.add_argument("--split", nargs="*", default=[], help="only these splits (train, val, cal, test)")
     parser.add_argument("--tiers", default="clean", help="comma-separated: clean,web,hard")
     parser.add_argument("--limit", type=int, default=0, help="judge at most this many images per source and class")
@@ -64,9 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the whole report as JSON instead of the table")
 
 
-def _collect(folders: Sequence[Path], splits: Sequence[str]) -> list[Sample]:
-    """Return the labelled files of the folders; files of no split count as of every split."""
-    samples = [s for folder in folders for s in find_folders(folder) if not splits or s.split in (*splits, "")]
+def _collect(arguments: argparse.Namespace) -> list[Sample]:
+    """Return the labelled files of the folders or of the manifest; files of no split count as of every split."""
+    splits = arguments.split
+    if arguments.labelled is not None:
+        return read_labelled(arguments.labelled, arguments.sources, splits)
+    samples = [s for folder in arguments.data for s in find_folders(folder) if not splits or s.split in (*splits, "")]
     if not samples:
         raise FileNotFoundError(f"no images of split {', '.join(splits)}")
     return samples
@@ -99,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     reports: dict[str, dict[str, Any]] = {}
     judged: dict[str, list[Judged]] = {}
     try:
-        samples = _limited(_collect(arguments.data, arguments.split), arguments.limit)
+        samples = _limited(_collect(arguments), arguments.limit)
         calibration = load_calibration(arguments.repository / CALIBRATION)
         fitted = frozenset(calibration.source.get("fitted_on", []))
         for tier in tiers:
@@ -109,13 +116,17 @@ def run(arguments: argparse.Namespace) -> int:
                 judging = _judge_here(samples, tier, arguments.repository, fitted)
             hidden = not sys.stderr.isatty()
             judged[tier] = list(tqdm(judging, total=len(samples), desc=tier, disable=hidden))
-            reports[tier] = summarise(judged[tier], calibration.threshold)
+            reports[tier] = summarise(judged[tier])
         if arguments.report:
             write_report(arguments.report, judged, reports)
     except (ImageError, ImportError, VeridictError, RepositoryError, OSError, ValueError) as error:
         print(f"veridict evaluate: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(reports, indent=1) if arguments.json else format_table(reports))
+    report = report_outcomes([o for tier, part in judged.items() for o in to_outcomes(part, tier)])
+    if arguments.json:
+        print(json.dumps({"tiers": reports, **report}, indent=1))
+    else:
+        print(f"{format_report(report)}\n\n{format_table(reports)}")
     return 0
 
 

@@ -50,6 +50,8 @@ def run_graph(
 
     (wanted,) = model.inputs
     options = onnxruntime.SessionOptions()
+    # Quantised weights become float as they are: fused into integer products they would round the activations too.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -71,7 +73,9 @@ def compare(model: sig.Model, precision: str, expected: Sequence[Floats], actual
 
 
 def compare_rows(model: str, output: str, precision: str, expected: Floats, actual: Floats) -> Parity:
-    """Return how close ``actual`` [N, D] is to ``expected``; single values (D = 1) are compared as one row of N.
+    """Return how close ``actual`` [N, D] or [N, K, W] is to ``expected``.
+
+    Single values (D = 1) are compared as one row of N, and of [N, K, W] each row of W.
 
     Raises:
         ParityError: as :func:`compare`.
@@ -79,7 +83,7 @@ def compare_rows(model: str, output: str, precision: str, expected: Floats, actu
     if actual.shape != expected.shape:
         shapes = f"{actual.shape}, its source {expected.shape}"
         raise ParityError(f"{model}: {output} of the {precision} graph gives {shapes}")
-    a, b = (x.reshape(1, -1) if x.shape[1] == 1 else x for x in (expected, actual))
+    a, b = (x.reshape(1, -1) if x.shape[1:] == (1,) else x.reshape(-1, x.shape[-1]) for x in (expected, actual))
     cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
     parity = Parity(
         model=model,
@@ -99,6 +103,7 @@ def compare_rows(model: str, output: str, precision: str, expected: Floats, actu
 
 
 def _decisions(rows: Floats) -> npt.NDArray[np.int64]:
+    rows = rows.reshape(len(rows), -1)
     if rows.shape[1] == 1:
         return (rows[:, 0] > 0).astype(np.int64)
     similarity = rows @ rows.T

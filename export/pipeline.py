@@ -95,7 +95,8 @@ class InProcessDetector:
                 boxes=p.boxes,
                 face_logits=[float(next(logits)) for _ in p.boxes],
                 timings_ms=p.timings_ms,
-                texture=p.texture,
+                faces_found=p.faces_found,
+                tone=p.tone,
             )
             for p, embedding, middle in zip(prepared, embeddings, intermediates, strict=True)
         ]

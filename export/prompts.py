@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .bundled import DATA
+
+if TYPE_CHECKING:
+    import torch
+
+    from .clip_model import Backbone
 
 #: Categories whose training pictures are photographs: they count as real where nothing says otherwise.
 PHOTOGRAPHED = frozenset(
@@ -17,11 +22,17 @@ PHOTOGRAPHED = frozenset(
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompt ensembles: per authenticity class and per image category, a tuple of texts."""
+    """Prompt ensembles: per authenticity class and per image category, a tuple of texts.
+
+    ``offsets`` are logits added to some categories. CLIP calls everything that is drawn an artwork, the drawing of a
+    tool in a catalogue too: the bundled offset of -2 raises top-1 on six sources kept for validation from 0.76 to 0.80,
+    for a loss of 0.05 on artworks. It was chosen on those sources.
+    """
 
     real: tuple[str, ...]
     deepfake: tuple[str, ...]
     categories: dict[str, tuple[str, ...]]
+    offsets: dict[str, float] = field(default_factory=dict)
 
     def classes(self) -> list[tuple[str, ...]]:
         """Return the ensembles in the bank's row order: real, deepfake, then each category."""
@@ -40,12 +51,17 @@ def read_prompts(path: Path = DATA / "prompts.json") -> Prompts:
     try:
         pair = document["authenticity"]
         prompts = Prompts(
-            tuple(pair["real"]), tuple(pair["deepfake"]), {k: tuple(v) for k, v in document["categories"].items()}
+            tuple(pair["real"]),
+            tuple(pair["deepfake"]),
+            {k: tuple(v) for k, v in document["categories"].items()},
+            {str(k): float(v) for k, v in document.get("offsets", {}).items()},
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: missing or malformed {error}") from error
     if not prompts.categories or not all(prompts.classes()):
         raise ValueError(f"{path}: every class needs at least one text")
+    if unknown := set(prompts.offsets) - set(prompts.categories):
+        raise ValueError(f"{path}: an offset for {sorted(unknown)[0]!r}, which is no category")
     return prompts
 
 
@@ -53,3 +69,15 @@ def read_kinds(path: Path = DATA / "kinds.json") -> dict[str, str]:
     """Return the map from a data set's ``kind`` to one of our category names."""
     kinds: dict[str, str] = json.loads(path.read_text())
     return kinds
+
+
+def embed_prompts(backbone: Backbone, prompts: Prompts) -> torch.Tensor:
+    """Return the prompt bank's rows [2 + categories, D] float32 of unit length: the mean over each class's prompts."""
+    import torch
+
+    rows = []
+    with torch.inference_mode():
+        for texts in prompts.classes():
+            features = torch.nn.functional.normalize(backbone.text(backbone.tokenizer(list(texts))).float(), dim=-1)
+            rows.append(torch.nn.functional.normalize(features.mean(dim=0), dim=0))
+    return torch.stack(rows)

@@ -13,10 +13,11 @@ from veridict.forensics.contract import Verdict
 from veridict.forensics.fusion import sigmoid
 
 from .datasets import LABELS, Sample
+from .figures import Outcome, source_set
 from .metrics import best_threshold, bootstrap, expected_calibration_error, roc_auc, score
 
 #: The fused answer, then each signal alone; ``face_whole`` is the face CNN on the whole file, for sets of face crops.
-SIGNALS = ("fused", "clip", "clip_head", "clip_layers", "texture", "face", "face_whole", "ela", "blur", "noise")
+SIGNALS = ("fused", "clip", "tokens", "face", "face_whole", "ela", "blur", "noise")
 
 
 @dataclass(frozen=True)
@@ -47,19 +48,39 @@ def signal_score(judged: Judged, signal: str) -> float:
     return sigmoid(values[0]) if values else float("nan")
 
 
-def summarise(judged: Sequence[Judged], threshold: float) -> dict[str, Any]:
-    """Return figures per source and over all: every signal's, and the fused ones at the threshold and at the best."""
+def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Return figures per set of sources and over all: every signal's, and those of the verdicts as they were given."""
     report: dict[str, Any] = {}
-    for source in ["all", *sorted({j.sample.source for j in judged})]:
-        part = [j for j in judged if source in ("all", j.sample.source)]
-        report[source] = _figures(part, np.array([LABELS[j.sample.label] for j in part]), threshold)
+    for name in ["all", *sorted({source_set(j.sample.source) for j in judged})]:
+        part = [j for j in judged if name in ("all", source_set(j.sample.source))]
+        report[name] = _figures(part, np.array([LABELS[j.sample.label] for j in part]))
     return report
 
 
-def _figures(part: Sequence[Judged], labels: npt.NDArray[np.int64], threshold: float) -> dict[str, Any]:
+def to_outcomes(judged: Sequence[Judged], tier: str) -> list[Outcome]:
+    """Return what the tables by generator, source and kind of picture are made of."""
+    return [
+        Outcome(
+            label=LABELS[j.sample.label],
+            probability=j.verdict.fake_probability,
+            called_fake=j.verdict.verdict == "deepfake",
+            sure=j.verdict.confidence == "high",
+            tier=tier,
+            source=j.sample.source,
+            family=j.sample.family,
+            split=j.sample.split,
+            generator=j.sample.kind,
+            kind=j.verdict.category.label,
+        )
+        for j in judged
+    ]
+
+
+def _figures(part: Sequence[Judged], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
     fused = np.array([j.verdict.fake_probability for j in part])
-    entry: dict[str, Any] = _scores(labels, fused, threshold)
-    predicted = fused >= threshold
+    predicted = np.array([j.verdict.verdict == "deepfake" for j in part])
+    entry: dict[str, Any] = {k: plain(v) for k, v in score(labels, predicted.astype(np.float64), 0.5).to_dict().items()}
+    entry["roc_auc"] = plain(roc_auc(labels, fused))
     entry["confusion"] = {
         "real_as_real": int((~predicted & (labels == 0)).sum()),
         "real_as_fake": int((predicted & (labels == 0)).sum()),
@@ -98,29 +119,15 @@ def plain(value: float) -> float | None:
 
 
 def format_table(reports: dict[str, dict[str, Any]]) -> str:
-    """Return a Markdown table: one row per tier and source."""
-    columns = ("clip", "clip_head", "clip_layers", "texture", "face", "face_whole")
+    """Return a Markdown table of each signal's AUC: one row per tier and set of sources."""
+    columns = SIGNALS
     lines = [
-        "| tier | source | images | fitted on | AUC (95%) | accuracy | real accuracy | F1 | ECE | "
-        + " | ".join(f"{c} AUC" for c in columns)
-        + " |",
-        "| --- " * (9 + len(columns)) + "|",
+        "| tier | pictures | images | fitted on | " + " | ".join(f"{c} AUC" for c in columns) + " |",
+        "| --- " * (4 + len(columns)) + "|",
     ]
-
-    def auc(entry: dict[str, Any], signal: str, with_interval: bool = False) -> str:
-        found = entry["signals"].get(signal)
-        if found is None:
-            return "-"
-        low, high = found["interval"]
-        return f"{found['roc_auc']:.3f}" + (f" ({low:.3f}-{high:.3f})" if with_interval else "")
-
-    def cell(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
     for tier, report in reports.items():
-        for source, entry in report.items():
-            cells = [tier, source, str(entry["count"]), str(entry["fitted"]), auc(entry, "fused", True)]
-            cells += [cell(entry[k]) for k in ("accuracy", "real_accuracy", "f1", "ece")]
-            cells += [auc(entry, s, s == "face_whole") for s in columns]
-            lines.append("| " + " | ".join(cells) + " |")
+        for name, entry in report.items():
+            found = [entry["signals"].get(signal) for signal in columns]
+            cells = ["-" if f is None else f"{f['roc_auc']:.3f}" for f in found]
+            lines.append("| " + " | ".join([tier, name, str(entry["count"]), str(entry["fitted"]), *cells]) + " |")
     return "\n".join(lines)

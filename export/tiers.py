@@ -8,15 +8,23 @@ import io
 TIERS: dict[str, tuple[int, int] | None] = {"clean": None, "web": (768, 60), "hard": (512, 40)}
 
 
+#: Formats that the service takes; the data sets hold others.
+ACCEPTED = {"JPEG", "MPO", "PNG", "WEBP"}
+
+
 def apply_tier(data: bytes, tier: str) -> bytes:
-    """Return the file as a platform of that tier would hand it over."""
+    """Return the file as a platform of that tier would hand it over; what the service refuses (AVIF) becomes a PNG."""
     from PIL import Image, ImageOps
 
     setting = TIERS[tier]
-    if setting is None:
-        return data
     with Image.open(io.BytesIO(data)) as image:
+        if setting is None and image.format in ACCEPTED:
+            return data
         upright = ImageOps.exif_transpose(image).convert("RGB")
+    if setting is None:
+        buffer = io.BytesIO()
+        upright.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
     upright.thumbnail((setting[0], setting[0]), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     upright.save(buffer, "JPEG", quality=setting[1])

@@ -1,6 +1,7 @@
-"""The calibration file: percentiles of real photographs, fusion weights, threshold and uncertain band.
+"""The calibration file: percentiles of real photographs, fusion weights, thresholds and uncertain bands.
 
-Everything fitted from data lives in this one JSON file; the code has no figure of its own to tune.
+Everything fitted from data lives in this one JSON file and the token head beside it; the code has no figure of its own
+to tune.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import texture
+from .token_head import TokenHead, load_token_head
 
-SCHEMA = "veridict-calibration/1"
+SCHEMA = "veridict-calibration/2"
 FORENSIC = ("ela", "blur", "noise")
+#: Every term that a regime may weigh: the zero-shot margin, the head on class tokens, the most suspicious face,
+#: forensics.
+TERMS = ("clip", "tokens", "face", *FORENSIC)
+#: The terms that mean nothing on another CLIP than the one they were fitted on.
+CLIP_TERMS = ("clip", "tokens")
+#: The head's file, in the folder of the calibration file.
+HEAD_FILE = "token_head.safetensors"
+#: How far a term's value counts, in its scales: a single wild value decides nothing.
+CLIP_AT = 4.0
 
 
 @dataclass(frozen=True)
@@ -46,82 +57,116 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the logit: contribution = weight x (value - center) / scale."""
+    """One term of the logit: contribution = slope x (value - center) / scale; an absent term contributes nothing.
+
+    The slope is ``weight``, and ``weight_below`` below the center: a face that looks generated says much, one that does
+    not says little, since most generated pictures were made by what the face CNN does not know.
+    """
 
     weight: float
     center: float
     scale: float
+    weight_below: float | None = None
+
+    def slope(self, value: float) -> float:
+        """Return the weight that holds for ``value``."""
+        return self.weight if value >= self.center or self.weight_below is None else self.weight_below
 
     def contribution(self, value: float) -> float:
         """Return what ``value`` adds to the logit; values beyond 4 scales count as 4."""
-        return self.weight * max(-4.0, min(4.0, (value - self.center) / self.scale))
+        return self.slope(value) * max(-CLIP_AT, min(CLIP_AT, (value - self.center) / self.scale))
 
 
 @dataclass(frozen=True)
 class Regime:
-    """How the terms are weighed: close-ups of a face and all other pictures are weighed apart.
+    """How the terms are weighed, and the probability from which a picture counts as a deepfake.
 
-    Forensic terms (ELA, blur, noise) together count at most ``forensic_cap`` logits.
+    Close-ups of a face and all other pictures are weighed apart. Forensic terms (ELA, blur, noise) together count at
+    most ``forensic_cap`` logits.
     """
 
     bias: float
     terms: dict[str, Term]
     forensic_cap: float
+    threshold: float
+
+    def weigh(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the contribution of every term that has a value, in logits; with the bias they sum to the logit.
+
+        Forensic contributions are scaled down together when their sum exceeds the cap, so that they never convict (or
+        acquit) alone.
+        """
+        parts = {name: term.contribution(values[name]) for name, term in self.terms.items() if name in values}
+        forensic = sum(part for name, part in parts.items() if name in FORENSIC)
+        shrink = min(1.0, self.forensic_cap / abs(forensic)) if forensic else 1.0
+        return {name: part * (shrink if name in FORENSIC else 1.0) for name, part in parts.items()}
 
 
 @dataclass(frozen=True)
-class LinearHead:
-    """A linear model of one vector: score = weights . vector + bias, in logits."""
+class Doubt:
+    """When an answer is of low confidence.
 
-    weights: npt.NDArray[np.float64]
-    bias: float
+    ``bands`` holds, per kind of picture, the probabilities between which verdicts on unseen sources were wrong too
+    often. ``face`` is the probability from which a face called fake contradicts a verdict of real; ``unusual`` the
+    distance of the class tokens from those of the training pictures (1 on average) from which the head knows nothing of
+    the picture.
+    """
 
-    def score(self, vector: npt.NDArray[np.floating[Any]]) -> float:
-        """Return the logit of a vector of as many values as there are weights."""
-        return float(self.weights @ vector.astype(np.float64)) + self.bias
+    bands: dict[str, tuple[float, float]]
+    face: float
+    unusual: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A parsed calibration file; ``version`` is the start of its sha256.
+    """A parsed calibration file and its token head; ``version`` is the start of the sha256 of both.
 
-    ``clip_head`` scores CLIP embeddings, ``layers_head`` the middle layers of its image tower and ``texture_head``
-    texture descriptors; any may be absent.
+    ``family`` is the CLIP that head and terms were fitted on. ``kinds`` maps image categories to the kinds of picture
+    that confidence is measured by; close-ups are a kind of their own.
     """
 
     version: str
+    family: str
     percentiles: dict[str, Percentiles]
     low: float
     high: float
     close_up: Regime
     general: Regime
     close_up_share: float
-    threshold: float
-    band: tuple[float, float]
+    doubt: Doubt
+    kinds: dict[str, str]
     clip_temperature: float
-    clip_head: LinearHead | None
-    layers_head: LinearHead | None
-    texture_head: LinearHead | None
+    head: TokenHead | None
     source: dict[str, Any]
 
     def regime(self, face_share: float) -> Regime:
         """Return the weights for a picture whose largest face takes that share of its shorter side (0 = no face)."""
         return self.close_up if face_share >= self.close_up_share else self.general
 
+    def kind(self, face_share: float, category: str) -> str:
+        """Return the kind of picture that confidence is measured by."""
+        return CLOSE_UP if face_share >= self.close_up_share else self.kinds.get(category, OTHER)
+
+
+#: The kinds that every calibration has: close-ups of faces, and pictures of a category that ``kinds`` does not list.
+CLOSE_UP, OTHER = "close-up", "other"
+
 
 def load_calibration(path: Path) -> Calibration:
-    """Read and check a calibration file.
+    """Read and check a calibration file and the token head beside it.
 
     Raises:
-        ValueError: the file is malformed, or forensic evidence alone could convict.
+        ValueError: a file is malformed, the head is not the one it was fitted with, or forensic evidence could convict.
     """
     data = path.read_bytes()
     try:
         document = json.loads(data)
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}")
+        head, digest = _load_head(path.with_name(HEAD_FILE), document["clip"]["head_sha256"])
         calibration = Calibration(
-            version=hashlib.sha256(data).hexdigest()[:12],
+            version=hashlib.sha256(data + digest.encode()).hexdigest()[:12],
+            family=str(document["clip"]["family"]),
             percentiles={
                 name: Percentiles(tuple(p["edges"]), tuple(tuple(row) for row in p["values"]))
                 for name, p in document["percentiles"].items()
@@ -131,44 +176,64 @@ def load_calibration(path: Path) -> Calibration:
             close_up=_regime(document["fusion"]["close_up"]),
             general=_regime(document["fusion"]["general"]),
             close_up_share=float(document["fusion"]["close_up_share"]),
-            threshold=float(document["threshold"]),
-            band=(float(document["band"][0]), float(document["band"][1])),
+            doubt=Doubt(
+                {kind: (float(low), float(high)) for kind, (low, high) in document["doubt"]["bands"].items()},
+                float(document["doubt"]["face"]),
+                float(document["doubt"]["unusual"]),
+            ),
+            kinds={str(k): str(v) for k, v in document["doubt"]["kinds"].items()},
             clip_temperature=float(document["clip"]["temperature"]),
-            clip_head=_head(document["clip"]["head"]),
-            layers_head=_head(document["clip"].get("layers_head")),
-            texture_head=_head(document["texture"]["head"]),
+            head=head,
             source=document["source"],
         )
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no {SCHEMA} file: {error}") from error
     _check(calibration, path)
     return calibration
 
 
+def _load_head(path: Path, expected: str | None) -> tuple[TokenHead | None, str]:
+    if expected is None:
+        return None, ""
+    if not path.exists():
+        raise ValueError(f"{path.name} is missing beside it")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise ValueError(f"{path.name} is not the head that it was fitted with")
+    return load_token_head(path), digest
+
+
+def _term(document: dict[str, Any]) -> Term:
+    below = document.get("weight_below")
+    weight, center, scale = (float(document[name]) for name in ("weight", "center", "scale"))
+    return Term(weight, center, scale, None if below is None else float(below))
+
+
 def _regime(document: dict[str, Any]) -> Regime:
-    terms = {name: Term(**term) for name, term in document["terms"].items()}
-    return Regime(float(document["bias"]), terms, float(document["forensic_cap"]))
-
-
-def _head(document: dict[str, Any] | None) -> LinearHead | None:
-    if document is None:
-        return None
-    return LinearHead(np.array(document["weights"], dtype=np.float64), float(document["bias"]))
+    terms = {name: _term(term) for name, term in document["terms"].items()}
+    return Regime(float(document["bias"]), terms, float(document["forensic_cap"]), float(document["threshold"]))
 
 
 def _check(calibration: Calibration, path: Path) -> None:
-    if not 0.0 < calibration.threshold < 1.0:
-        raise ValueError(f"{path}: the threshold must lie inside (0, 1)")
-    if not calibration.band[0] <= calibration.threshold <= calibration.band[1]:
-        raise ValueError(f"{path}: the uncertain band must contain the threshold")
-    if any(len(p.values) != len(p.edges) + 1 for p in calibration.percentiles.values()):
-        raise ValueError(f"{path}: percentiles need one row per size class")
-    head = calibration.texture_head
-    if head is not None and head.weights.size != texture.SIZE:
-        raise ValueError(f"{path}: the texture head needs {texture.SIZE} weights, not {head.weights.size}")
+    if missing := set(FORENSIC) - set(calibration.percentiles):
+        raise ValueError(f"{path}: no percentiles of {sorted(missing)[0]}")
+    for name, percentiles in calibration.percentiles.items():
+        rows = percentiles.values
+        if len(rows) != len(percentiles.edges) + 1 or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
+            raise ValueError(f"{path}: percentiles of {name} need one row of quantiles per size class")
+    if missing := {CLOSE_UP, OTHER, *calibration.kinds.values()} - set(calibration.doubt.bands):
+        raise ValueError(f"{path}: no uncertain band for pictures of the kind {sorted(missing)[0]!r}")
+    if any(not 0.0 <= low <= high <= 1.0 for low, high in calibration.doubt.bands.values()):
+        raise ValueError(f"{path}: an uncertain band must lie inside 0..1")
     for regime in (calibration.close_up, calibration.general):
-        if any(term.scale <= 0 for term in regime.terms.values()):
+        if unknown := set(regime.terms) - set(TERMS):
+            raise ValueError(f"{path}: unknown term {sorted(unknown)[0]!r}")
+        if "tokens" in regime.terms and calibration.head is None:
+            raise ValueError(f"{path}: the term 'tokens' needs a head")
+        if any(not term.scale > 0 for term in regime.terms.values()):
             raise ValueError(f"{path}: every term needs a positive scale")
-        needed = math.log(calibration.threshold / (1.0 - calibration.threshold)) - regime.bias
+        if not 0.0 < regime.threshold < 1.0:
+            raise ValueError(f"{path}: every threshold must lie inside (0, 1)")
+        needed = math.log(regime.threshold / (1.0 - regime.threshold)) - regime.bias
         if not 0 <= regime.forensic_cap < needed:
             raise ValueError(f"{path}: forensic evidence alone could convict (cap {regime.forensic_cap}, {needed=})")

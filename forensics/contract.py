@@ -18,13 +18,17 @@ Reading = Literal["low", "normal", "high", ""]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """The judged file: sha256 of its bytes, JPEG/PNG/WEBP, upright size in pixels, size in bytes."""
+    """The judged file: sha256 of its bytes, JPEG/PNG/WEBP, upright size in pixels, size in bytes, frames it holds.
+
+    Of several ``frames`` the first is judged.
+    """
 
     sha256: str
     format: str
     width: int
     height: int
     bytes: int
+    frames: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,11 @@ class ModelVersions:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The whole answer about one image: ``deepfake`` where ``fake_probability`` reaches ``threshold``."""
+    """The whole answer about one image: ``deepfake`` where ``fake_probability`` reaches ``threshold``.
+
+    ``confidence`` is low where ``doubts`` names a reason (see :data:`veridict.forensics.sentences.DOUBTS`). Of
+    ``faces_found`` faces those in ``faces`` were looked at.
+    """
 
     request_id: str
     image: ImageFacts
@@ -101,6 +109,8 @@ class Verdict:
     models: ModelVersions
     timings_ms: dict[str, float] = field(default_factory=dict)
     threshold: float = 0.5
+    doubts: tuple[str, ...] = ()
+    faces_found: int = 0
     schema: str = SCHEMA
 
     def to_json(self) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from .decode import DecodedImage
 from .pixels import Pixels
 from .resize import halve_to, halved, shrink
-from .signature import CLIP_SIZE, FACE_SIZE, MAX_FACES
+from .signature import CLIP_SIZE, FACE_SIZE
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def _session() -> Any:
 
 
 def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]:
-    """Return the boxes of faces in RGB pixels uint8 [H, W, 3], largest first, at most ``MAX_FACES``.
+    """Return the boxes of all faces in RGB pixels uint8 [H, W, 3], largest first.
 
     ``size`` (width, height) is that of the picture ``pixels`` is a smaller copy of: boxes are in its coordinates.
     """
@@ -74,7 +74,7 @@ def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]
     kept = cv2.dnn.NMSBoxes(found[:, 1:].tolist(), found[:, 0].tolist(), _LOWEST_SCORE, _OVERLAP)
     boxes = [_to_picture(found[i, 1:] / scale, width, height) for i in np.asarray(kept, dtype=int).ravel()]
     boxes = [box for box in boxes if max(box.width, box.height) >= _SMALLEST]
-    return sorted(boxes, key=lambda box: (-box.width * box.height, box))[:MAX_FACES]
+    return sorted(boxes, key=lambda box: (-box.width * box.height, box))
 
 
 def decode_map(values: Floats, stride: int) -> Floats:

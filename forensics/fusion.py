@@ -17,23 +17,37 @@ from .sentences import describe, explain
 
 Floats = npt.NDArray[np.float32]
 
+#: A picture shows next to nothing when its shortest side has fewer pixels than this, when it is this many times as long
+#: as wide, or when its grey levels deviate by less than this (a blank page has 0, a foggy photograph some 15).
+LEAST_SIDE, MOST_ASPECT, LEAST_TONE = 48, 8, 4.0
+
 
 @dataclass(frozen=True)
 class PromptBank:
-    """Text embeddings [2 + categories, D] float32 of unit length (real, deepfake, categories), and their labels."""
+    """Text embeddings [2 + categories, D] float32 of unit length (real, deepfake, categories), and their labels.
+
+    ``offsets`` are added to the categories' logits; () stands for none.
+    """
 
     embeddings: Floats
     labels: tuple[str, ...]
     scale: float
+    offsets: tuple[float, ...] = ()
 
     def similarities(self, embedding: Floats) -> npt.NDArray[np.float64]:
         """Return CLIP logits [2 + categories] of one unit-length image embedding [D]."""
-        return self.scale * (self.embeddings.astype(np.float64) @ embedding.astype(np.float64))
+        logits = self.scale * (self.embeddings.astype(np.float64) @ embedding.astype(np.float64))
+        logits[2:] += self.offsets or 0.0
+        return np.asarray(logits, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """All that is known of one image before fusion."""
+    """All that is known of one image before fusion.
+
+    ``intermediates`` [K, W] are class tokens; ``tone`` is the standard deviation of the view's luma in grey levels;
+    ``faces_found`` counts the faces beyond those in ``boxes`` as well.
+    """
 
     request_id: str
     image: ImageFacts
@@ -42,8 +56,9 @@ class Observation:
     boxes: Sequence[tuple[int, int, int, int]]
     face_logits: Sequence[float]
     timings_ms: Mapping[str, float]
-    texture: Floats | None = None
     intermediates: Floats | None = None
+    faces_found: int = 0
+    tone: float = 255.0
 
 
 def face_share(boxes: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
@@ -82,17 +97,12 @@ def signal_values(
 ) -> dict[str, float]:
     """Return the value of every applicable term of the fusion, by name, given the CLIP logits [2 + categories].
 
-    ``clip`` is the zero-shot margin (deepfake - real) in logits, ``clip_head`` the linear head's logit on the same
-    embedding, ``clip_layers`` that on the middle layers of the image tower, ``texture`` that of the texture descriptor,
+    ``clip`` is the zero-shot margin (deepfake - real) in logits, ``tokens`` the head's logit on the class tokens,
     ``face`` the highest face logit, and the forensic signals are their percentiles in -1..1.
     """
     values = {"clip": float(logits[1] - logits[0])}
-    if calibration.clip_head is not None:
-        values["clip_head"] = calibration.clip_head.score(seen.embedding)
-    if calibration.layers_head is not None and seen.intermediates is not None:
-        values["clip_layers"] = calibration.layers_head.score(seen.intermediates)
-    if calibration.texture_head is not None and seen.texture is not None:
-        values["texture"] = calibration.texture_head.score(seen.texture)
+    if calibration.head is not None and seen.intermediates is not None:
+        values["tokens"] = calibration.head.score(seen.intermediates)
     if len(seen.face_logits):
         values["face"] = float(max(seen.face_logits))
     for name in FORENSIC:
@@ -102,28 +112,22 @@ def signal_values(
     return values
 
 
-def weigh(values: Mapping[str, float], signals: Mapping[str, Signal], regime: Regime) -> list[Evidence]:
-    """Return the evidence list: one term per signal that has a weight, and the prior; contributions sum to the logit.
-
-    Forensic contributions are scaled down together when their sum exceeds the calibration's cap, so that they never
-    convict (or acquit) alone.
-    """
-    parts = {name: term.contribution(values[name]) for name, term in regime.terms.items() if name in values}
-    forensic = sum(part for name, part in parts.items() if name in FORENSIC)
-    shrink = min(1.0, regime.forensic_cap / abs(forensic)) if forensic else 1.0
+def list_evidence(
+    values: Mapping[str, float], signals: Mapping[str, Signal], regime: Regime, faces: Sequence[Face] = ()
+) -> list[Evidence]:
+    """Return the evidence: one term per signal that has a weight, and the prior; contributions sum to the logit."""
     evidence = [Evidence("prior", None, None, 1.0, regime.bias, "what is known before looking")]
-    for name, part in parts.items():
-        signal = signals.get(name)
-        factor = shrink if name in FORENSIC else 1.0
-        contribution = part * factor
+    for name, contribution in regime.weigh(values).items():
+        signal, term = signals.get(name), regime.terms[name]
+        uncapped = term.contribution(values[name])
         evidence.append(
             Evidence(
                 signal=name,
                 value=signal.value if signal else values[name],
                 percentile=signal.percentile if signal else None,
-                weight=regime.terms[name].weight * factor,
+                weight=term.slope(values[name]) * (contribution / uncapped if uncapped else 1.0),
                 contribution=contribution,
-                text=describe(name, contribution, signal),
+                text=describe(name, contribution, signal, faces),
             )
         )
     return evidence
@@ -134,34 +138,59 @@ def replay(evidence: Sequence[Evidence]) -> float:
     return sigmoid(math.fsum(item.contribution for item in evidence))
 
 
+def list_doubts(
+    seen: Observation, verdict: str, probability: float, faces: Sequence[Face], kind: str, calibration: Calibration
+) -> tuple[str, ...]:
+    """Return why the answer is of low confidence, as keys of ``sentences.DOUBTS``; nothing where it is not."""
+    image, policy = seen.image, calibration.doubt
+    low, high = policy.bands[kind]
+    sides = sorted((image.width, image.height))
+    little = sides[0] < LEAST_SIDE or sides[1] > MOST_ASPECT * sides[0] or seen.tone < LEAST_TONE
+    head = calibration.head
+    unusual = (
+        head is not None and seen.intermediates is not None and head.unusualness(seen.intermediates) > policy.unusual
+    )
+    found = {
+        "little_to_see": little,
+        "unusual_picture": unusual and not little,
+        "face_against_verdict": verdict == "real" and any(f.fake_probability >= policy.face for f in faces),
+        "near_threshold": low <= probability <= high,
+        "animation": image.frames > 1,
+    }
+    return tuple(doubt for doubt, holds in found.items() if holds)
+
+
 def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: ModelVersions) -> Verdict:
     """Return the verdict on one observed image; a pure function of its arguments."""
     longest = max(seen.image.width, seen.image.height)
     signals = {name: read_signal(name, m, longest, calibration) for name, m in seen.measurements.items()}
     logits = bank.similarities(seen.embedding)
     values = signal_values(seen, signals, logits, calibration)
-    evidence = weigh(values, signals, calibration.regime(face_share(seen.boxes, seen.image.width, seen.image.height)))
+    share = face_share(seen.boxes, seen.image.width, seen.image.height)
+    regime = calibration.regime(share)
+    faces = tuple(Face(box, sigmoid(logit)) for box, logit in zip(seen.boxes, seen.face_logits, strict=True))
+    evidence = list_evidence(values, signals, regime, faces)
     probability = replay(evidence)
-    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= calibration.threshold else "real"
-    inside = calibration.band[0] <= probability <= calibration.band[1]
+    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= regime.threshold else "real"
     shares = softmax(logits[2:])
     pair = softmax(logits[:2] / calibration.clip_temperature)
-    faces = tuple(Face(box, sigmoid(logit)) for box, logit in zip(seen.boxes, seen.face_logits, strict=True))
+    label = bank.labels[int(shares.argmax())]
+    doubts = list_doubts(seen, verdict, probability, faces, calibration.kind(share, label), calibration)
     return Verdict(
         request_id=seen.request_id,
         image=seen.image,
         verdict=verdict,
         fake_probability=probability,
-        confidence="low" if inside else "high",
-        category=Category(
-            bank.labels[int(shares.argmax())], {k: float(v) for k, v in zip(bank.labels, shares, strict=True)}
-        ),
+        confidence="low" if doubts else "high",
+        category=Category(label, {k: float(v) for k, v in zip(bank.labels, shares, strict=True)}),
         clip=ClipPrediction(real=float(pair[0]), deepfake=float(pair[1])),
         faces=faces,
         forensics=signals,
-        explanation=explain(verdict, evidence, uncertain=inside),
+        explanation=explain(verdict, evidence, doubts, faces),
         evidence=tuple(evidence),
         models=models,
         timings_ms=dict(seen.timings_ms),
-        threshold=calibration.threshold,
+        threshold=regime.threshold,
+        doubts=doubts,
+        faces_found=max(seen.faces_found, len(faces)),
     )

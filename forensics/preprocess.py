@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
 from .contract import ImageFacts
@@ -14,17 +13,20 @@ from .decode import Limits, decode_image
 from .faces import Box, clip_view, crop_faces, find_faces
 from .large_jpeg import decode_region
 from .measure import Measurement, measure
-from .pixels import Pixels
+from .pixels import Pixels, to_luma
 from .resize import shrink
-from .texture import SIDE as TEXTURE_SIDE
-from .texture import describe_texture
+from .signature import MAX_FACES
+
+#: Longest side of the copy that face finder and CLIP view are taken from.
+VIEWS_SIDE = 512
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One prepared image: facts, measurements, CLIP view [224, 224, 3] uint8, a crop of that shape per box, texture.
+    """One prepared image: facts, measurements, CLIP view [224, 224, 3] uint8, a crop of that shape per box.
 
-    ``texture`` is the descriptor [104] float32, or None where the picture is too small for one.
+    ``faces_found`` counts the faces that are too many to be looked at as well; ``tone`` is the standard deviation of
+    the view's luma in grey levels.
     """
 
     image: ImageFacts
@@ -33,7 +35,8 @@ class Prepared:
     boxes: list[Box]
     crops: list[Pixels]
     timings_ms: dict[str, float]
-    texture: npt.NDArray[np.float32] | None
+    faces_found: int
+    tone: float
 
 
 def warm_up() -> None:
@@ -44,8 +47,8 @@ def warm_up() -> None:
 
 
 def shrink_for_views(preview: Pixels) -> Pixels:
-    """Return the copy of a preview that texture, face finder and CLIP view are taken from, at most 512 pixels long."""
-    return shrink(preview, TEXTURE_SIDE)
+    """Return the copy of a preview that face finder and CLIP view are taken from, at most 512 pixels long."""
+    return shrink(preview, VIEWS_SIDE)
 
 
 def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 - frozen value
@@ -62,9 +65,8 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
     after_shrinking = time.perf_counter()
     measurements = measure(decoded)
     after_forensics = time.perf_counter()
-    texture = describe_texture(small)
-    after_texture = time.perf_counter()
-    boxes = find_faces(small, (decoded.width, decoded.height))
+    found = find_faces(small, (decoded.width, decoded.height))
+    boxes = found[:MAX_FACES]
     crops = crop_faces(decoded, boxes)
     after_faces = time.perf_counter()
     view = clip_view(small)
@@ -73,10 +75,9 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
         "decode": after_decode - started,
         "shrink": after_shrinking - after_decode,
         "forensics": after_forensics - after_shrinking,
-        "texture": after_texture - after_forensics,
-        "faces": after_faces - after_texture,
+        "faces": after_faces - after_forensics,
         "view": done - after_faces,
     }
-    facts = ImageFacts(decoded.sha256, decoded.format, decoded.width, decoded.height, decoded.bytes)
+    facts = ImageFacts(decoded.sha256, decoded.format, decoded.width, decoded.height, decoded.bytes, decoded.frames)
     spent = {k: round(v * 1e3, 3) for k, v in timings.items()}
-    return Prepared(facts, measurements, view, boxes, crops, spent, texture)
+    return Prepared(facts, measurements, view, boxes, crops, spent, len(found), round(float(to_luma(view).std()), 3))

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 
 CLIP_SIZE = 224
 FACE_SIZE = 224
-EMBEDDING = 256
-INTERMEDIATES = 304
+EMBEDDING = 512
+#: (blocks, width) of the class tokens.
+INTERMEDIATES = (7, 768)
 CONTEXT = 32
-MAX_FACES = 16
+#: Faces that are looked at, the largest first; an answer says how many there were.
+MAX_FACES = 32
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ FAKE_PROBABILITY = Tensor("FAKE_PROBABILITY", "FP32", (1,))
 FACTS = Tensor("FACTS", "STRING", (1,))
 #: As many as the faces of the request's image with the most; NaN where there is no face.
 FACE_LOGITS = Tensor("FACE_LOGITS", "FP32", (-1,))
-#: Mean and deviation of each channel of two middle layers of CLIP's image tower.
-INTERMEDIATES_OUT = Tensor("INTERMEDIATES", "FP32", (INTERMEDIATES,))
+#: The class tokens of several blocks of CLIP's image tower.
+INTERMEDIATES_OUT = Tensor("INTERMEDIATES", "FP32", INTERMEDIATES)
 CLIP_PIXELS = Tensor("PIXELS", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
 FACE_PIXELS = Tensor("PIXELS", "UINT8", (FACE_SIZE, FACE_SIZE, 3))
 TOKENS = Tensor("TOKENS", "INT32", (CONTEXT,))

@@ -16,11 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from veridict.deploy.launcher import LaunchError, ServerSettings
 from veridict.deploy.own_server import own_server
 from veridict.deploy.repository import RepositoryError, default_repository
+from veridict.forensics.decode import decode_image
+from veridict.forensics.faces import clip_view
 
 from .figures import Ratio, Row, describe_noise, ratio_table, serving_table
 from .forensics_cost import compare_forensics, compared_pictures, forensics_table, time_forensics
@@ -28,6 +31,7 @@ from .machine import describe_gpus, describe_machine, installed_versions
 from .networks import TURN, has_cuda, measure_networks
 from .peers import PeerError
 from .pictures import SIZES, photograph
+from .processors import labelled_views, measure_processors
 from .rounds import measure_tasks
 from .serving import (
     Cold,
@@ -111,6 +115,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     parser.add_argument("--networks", action="store_true", help="time the networks alone, and nothing else")
+    parser.add_argument(
+        "--processors", action="store_true", help="the image encoder as other processors compute it, and nothing else"
+    )
+    parser.add_argument(
+        "--labelled", type=Path, metavar="FILE.csv", help="manifest whose val pictures give --processors its AUC"
+    )
+    parser.add_argument("--pictures", type=int, default=300, help="drawn from it (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="threads of --networks (default: %(default)s)")
     parser.add_argument("--repository", type=Path, default=default_repository(), help="model repository to serve")
     parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: TensorRT engines on this GPU")
@@ -125,7 +136,7 @@ def command_line(arguments: argparse.Namespace) -> str:
     words = ["veridict", "bench"]
     for name, value in vars(parser.parse_args([])).items():
         given = getattr(arguments, name, value)
-        if given == value or name in ("output", "json", "repository"):
+        if given == value or name in ("output", "json", "repository", "labelled"):
             continue
         option = f"--{name}"
         if isinstance(given, bool):
@@ -156,7 +167,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
     report = Report(command_line(arguments))
     try:
-        if arguments.networks:
+        if arguments.processors:
+            processors(arguments, report)
+        elif arguments.networks:
             networks(arguments, report)
         else:
             # First, with the C library's own settings for both: the bare loop makes this process keep freed memory,
@@ -175,7 +188,15 @@ def run(arguments: argparse.Namespace) -> int:
                 report.sections.insert(0, ("Comparisons", ratio_table(report.ratios)))
         if arguments.profile != "gpu":
             report.add("GPU", _NO_GPU)
-    except (LaunchError, RepositoryError, PeerError, InferenceServerException, RuntimeError) as error:
+    except (
+        LaunchError,
+        RepositoryError,
+        PeerError,
+        InferenceServerException,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         print(f"veridict bench: {error}", file=sys.stderr)
         return 1
     text = report.to_markdown()
@@ -191,6 +212,18 @@ def networks(arguments: argparse.Namespace, report: Report) -> None:
     gpu = "" if has_cuda() else " This onnxruntime has no CUDA provider: nothing was run on a GPU."
     note = f"Medians of calls, in turns of {TURN} per runtime, {threads}, random pixels.{gpu}"
     report.add("Networks alone", note, measure_networks(arguments.repository, arguments.seconds, arguments.threads))
+
+
+def processors(arguments: argparse.Namespace, report: Report) -> None:
+    """Measure the image encoder by processor, on labelled pictures where there are any."""
+    if arguments.labelled is None:
+        views, labels = np.stack([clip_view(decode_image(photograph(640, 480)).pixels)] * 8), [0] * 8
+        note = "One photograph eight times: no AUC without --labelled."
+    else:
+        views, labels = labelled_views(arguments.labelled, arguments.pictures)
+        note = f"{len(labels)} pictures of sources kept for validation, half of them fake."
+    note += " Medians, every core busy, one picture per inference; other processors by limiting oneDNN's instructions."
+    report.add("Processors", note, measure_processors(arguments.repository, views, labels, arguments.seconds))
 
 
 def measure_served(arguments: argparse.Namespace, report: Report, stack: ExitStack) -> None:

@@ -40,6 +40,8 @@ def load_session(path: Path, threads: int, provider: str = "CPUExecutionProvider
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Weights stored as int8 become float once, at loading, and not in every run.
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if path.name == INT8_GRAPH else "1")
     session = onnxruntime.InferenceSession(path, options, providers=[provider])
     name = session.get_inputs()[0].name
     return lambda rows: session.run(None, {name: rows})

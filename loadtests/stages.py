@@ -24,7 +24,6 @@ OWN = {
     "decode": "decode",
     "shrink": "shrink",
     "forensics": "forensics",
-    "texture": "texture",
     "faces": "face finding and crops",
     "view": "CLIP view",
 }

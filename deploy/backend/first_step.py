@@ -7,7 +7,6 @@ response senders that the python backend has for it in the default transaction m
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import time
@@ -40,8 +39,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Start the threads; the configuration's parameters say how many, and how much is too much."""
         serving.set_up_process()
-        self.tickets = TicketOffice(int(serving.parameter(args, "capacity", "64")), sig.PREPROCESS.max_batch_size)
-        self.patience = float(serving.parameter(args, "patience_seconds", "4"))
+        self.tickets = TicketOffice(int(serving.parameter(args, "capacity", "32")), sig.PREPROCESS.max_batch_size)
+        self.patience = float(serving.parameter(args, "patience_seconds", "8"))
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         # The families are kept: metrics go when their family does.
         errors, refused, under_way = self.families = [
@@ -177,8 +176,9 @@ def _facts(job: Prepare, index: int, item: Prepared, after: dict[str, float]) ->
     return {
         "image": item.image,
         "measurements": item.measurements,
-        "texture": None if item.texture is None else base64.b64encode(item.texture.tobytes()).decode(),
         "boxes": item.boxes,
+        "faces_found": item.faces_found,
+        "tone": item.tone,
         "timings_ms": item.timings_ms | {name: round(v * 1e3, 3) for name, v in waited.items()},
         "ticket": (os.getpid(), job.key[1][index]),
     }

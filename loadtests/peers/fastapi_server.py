@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from veridict.deploy.repository import ENGINE_FILES, cpu_graph
+from veridict.deploy.repository import ENGINE_FILES, INT8_GRAPH, cpu_graph
 from veridict.deploy.runtime import Network, usable_cores
 from veridict.export.pipeline import InProcessDetector, Run
 from veridict.forensics import signature as sig
@@ -34,6 +34,8 @@ def load_onnx(path: Path, cuda: bool) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    # Weights stored as int8 become float once, at loading, and not in every run.
+    options.add_session_config_entry("session.disable_quant_qdq", "0" if path.name == INT8_GRAPH else "1")
     providers = ["CPUExecutionProvider"]
     if cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")

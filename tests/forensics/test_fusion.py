@@ -1,36 +1,40 @@
 """Fusion and calibration: evidence sums to the answer, forensics never convict alone, files are checked."""
 
+import hashlib
+import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from veridict.deploy.repository import CALIBRATION, default_repository
-from veridict.forensics.calibration import Percentiles, load_calibration
+from veridict.forensics.calibration import HEAD_FILE, TERMS, Percentiles, load_calibration
 from veridict.forensics.contract import ImageFacts, ModelVersions, Signal, Verdict
 from veridict.forensics.fusion import (
     Observation,
     PromptBank,
     face_share,
     fuse,
+    list_evidence,
     read_signal,
     replay,
     sigmoid,
     softmax,
-    weigh,
 )
 from veridict.forensics.measure import Measurement
-from veridict.forensics.texture import SIZE
+from veridict.forensics.sentences import DOUBTS, explain
+from veridict.forensics.token_head import load_token_head
 
 REGIME = {
     "bias": -1.0,
     "forensic_cap": 0.7,
+    "threshold": 0.6,
     "terms": {
         "clip": {"weight": 1.0, "center": 0.0, "scale": 1.0},
-        "clip_head": {"weight": 0.5, "center": 0.0, "scale": 1.0},
-        "clip_layers": {"weight": 0.5, "center": 0.0, "scale": 1.0},
-        "texture": {"weight": 0.5, "center": 0.0, "scale": 1.0},
+        "tokens": {"weight": 0.5, "center": 0.0, "scale": 1.0},
         "face": {"weight": 1.5, "center": 0.0, "scale": 2.0},
         "ela": {"weight": 1.0, "center": 0.0, "scale": 0.5},
         "blur": {"weight": -1.0, "center": 0.0, "scale": 0.5},
@@ -38,18 +42,17 @@ REGIME = {
     },
 }
 DOCUMENT = {
-    "schema": "veridict-calibration/1",
+    "schema": "veridict-calibration/2",
     "source": {"note": "made by hand for tests"},
-    "threshold": 0.6,
-    "band": [0.4, 0.75],
     "readings": {"low": 10, "high": 90},
-    "fusion": {"close_up_share": 0.5, "close_up": {**REGIME, "bias": -0.8}, "general": REGIME},
-    "clip": {
-        "temperature": 1.0,
-        "head": {"weights": [1.0, -1.0, 0.0], "bias": 0.1},
-        "layers_head": {"weights": [1.0, 2.0], "bias": -0.2},
+    "fusion": {"close_up_share": 0.5, "close_up": {**REGIME, "bias": -0.8, "threshold": 0.5}, "general": REGIME},
+    "doubt": {
+        "bands": {"close-up": [0.45, 0.55], "other": [0.4, 0.75], "artwork": [0.1, 0.9]},
+        "kinds": {"animal": "artwork"},
+        "face": 0.9,
+        "unusual": 50.0,
     },
-    "texture": {"head": {"weights": [0.5] + [0.0] * 103, "bias": -0.5}},
+    "clip": {"family": "made-up", "temperature": 1.0, "head_sha256": None},
     "percentiles": {
         name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]}
         for name in ("ela", "blur", "noise")
@@ -58,34 +61,56 @@ DOCUMENT = {
 TERM = ("weight", "center", "scale")
 BANK = PromptBank(np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], ("landscape", "animal"), 5.0)
 VERSIONS = ModelVersions("a", "b", "c")
+#: Two blocks of two features: the second feature of the first block, past GELU, is the logit.
+HEAD = {
+    "mean": np.zeros((2, 2), np.float32),
+    "scale": np.full((2, 2), 0.01, np.float32),
+    "member.0.project.weight": np.array([[0.0, 1.0]], np.float32),
+    "member.0.project.bias": np.zeros(1, np.float32),
+    "member.0.importance": np.array([[20.0], [-20.0]], np.float32),
+    "member.0.hidden.weight": np.ones((1, 1), np.float32),
+    "member.0.hidden.bias": np.zeros(1, np.float32),
+    "member.0.out.weight": np.full((1, 1), 0.05, np.float32),
+    "member.0.out.bias": np.array([-1.0], np.float32),
+}
+
+
+def write(folder, change=None, head=HEAD):
+    save_file(head, folder / HEAD_FILE)
+    document = json.loads(json.dumps(DOCUMENT))
+    document["clip"]["head_sha256"] = hashlib.sha256((folder / HEAD_FILE).read_bytes()).hexdigest()
+    for name, part in (change or {}).items():
+        document[name] = {**document[name], **part} if isinstance(part, dict) else part
+    (folder / "calibration.json").write_text(json.dumps(document))
+    return folder / "calibration.json"
 
 
 @pytest.fixture
 def calibration(tmp_path):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(DOCUMENT))
-    return load_calibration(path)
+    return load_calibration(write(tmp_path))
 
 
-def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, texture=1.0, intermediates=(0.1, 0.2), **values):
+def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, tokens=(0.6, 0.8), frames=1, found=0, tone=50.0, **values):
     measurements = {n: Measurement(values.get(n, 10.0)) for n in ("ela", "blur", "noise")}
     for name, value in values.items():
         if value is None:
             measurements[name] = Measurement(None, "for a reason")
-    boxes = [(i, 0, 10, 10) for i in range(len(faces))]
-    facts = ImageFacts("0" * 64, "JPEG", side, side, 1000)
-    vector = None if texture is None else np.r_[np.float32(texture), np.zeros(SIZE - 1, np.float32)]
     return Observation(
         "id",
-        facts,
+        ImageFacts("0" * 64, "JPEG", side, side, 1000, frames),
         measurements,
         np.array(embedding, np.float32),
-        boxes,
+        [(i, 0, 10, 10) for i in range(len(faces))],
         faces,
         {"decode": 1.0},
-        vector,
-        None if intermediates is None else np.array(intermediates, np.float32),
+        None if tokens is None else np.array([tokens, (1.0, 0.0)], np.float32) * 3,
+        found,
+        tone,
     )
+
+
+def judge(calibration, *arguments, **named):
+    return fuse(observe(*arguments, **named), BANK, calibration, VERSIONS)
 
 
 def test_evidence_replays_to_the_same_probability(calibration):
@@ -99,86 +124,162 @@ def test_evidence_replays_to_the_same_probability(calibration):
             ela=rng.choice([None, 5.0, 19.0]),
             blur=rng.uniform(0, 25),
             noise=rng.uniform(0, 25),
-            texture=rng.choice([None, rng.normal()]),
-            intermediates=None if rng.random() < 0.3 else rng.normal(size=2),
+            tokens=None if rng.random() < 0.3 else rng.normal(size=2),
         )
         verdict = Verdict.from_json(fuse(seen, BANK, calibration, VERSIONS).to_json())
         assert replay(verdict.evidence) == pytest.approx(verdict.fake_probability, abs=1e-6)
-        assert (verdict.verdict == "deepfake") == (verdict.fake_probability >= calibration.threshold)
-        assert (verdict.confidence == "low") == (0.4 <= verdict.fake_probability <= 0.75)
+        assert (verdict.verdict == "deepfake") == (verdict.fake_probability >= verdict.threshold == 0.6)
+        assert (verdict.confidence == "low") == bool(verdict.doubts)
+        low, high = (0.1, 0.9) if verdict.category.label == "animal" else (0.4, 0.75)
+        assert ("near_threshold" in verdict.doubts) == (low <= verdict.fake_probability <= high)
 
 
 def test_forensic_evidence_alone_never_convicts(calibration):
-    neutral = np.array([0.0, 0.0, 1.0])
-    neutral[0] = neutral[1] = 0.0
-    seen = observe(neutral, ela=1e6, blur=0.0, noise=1e6)
-    verdict = fuse(seen, BANK, calibration, VERSIONS)
+    verdict = judge(calibration, (0.0, 0.0, 1.0), ela=1e6, blur=0.0, noise=1e6, tokens=None)
     total = sum(e.contribution for e in verdict.evidence if e.signal in ("ela", "blur", "noise"))
     assert total == pytest.approx(calibration.general.forensic_cap)
     assert verdict.verdict == "real"
 
 
 def test_signals_that_do_not_apply_carry_no_weight(calibration):
-    verdict = fuse(observe(ela=None), BANK, calibration, VERSIONS)
+    verdict = judge(calibration, ela=None)
     assert "ela" not in {e.signal for e in verdict.evidence}
     assert verdict.forensics["ela"] == Signal(None, None, "", applicable=False, why_not="for a reason")
     assert "face" not in {e.signal for e in verdict.evidence}
 
 
-def test_the_most_suspicious_face_counts(calibration):
-    verdict = fuse(observe(faces=[-3.0, 2.0, 0.5]), BANK, calibration, VERSIONS)
+def test_an_absent_signal_is_worth_as_much_as_an_average_one(calibration):
+    for name in ("ela", "blur", "noise"):
+        present = judge(calibration, **{name: 10.0})  # the median, where the terms' centers lie
+        absent = judge(calibration, **{name: None})
+        assert present.fake_probability == pytest.approx(absent.fake_probability, abs=1e-9)
+
+
+def test_the_most_suspicious_face_counts_and_is_named(calibration):
+    verdict = judge(calibration, faces=[-3.0, 3.0, 0.5])
     face = next(e for e in verdict.evidence if e.signal == "face")
-    assert face.value == 2.0
-    assert face.contribution == pytest.approx(1.5)
-    assert [f.fake_probability for f in verdict.faces] == pytest.approx([sigmoid(v) for v in (-3.0, 2.0, 0.5)])
+    assert face.value == 3.0
+    assert face.contribution == pytest.approx(2.25)
+    assert "one of 3 faces at (6, 5)" in face.text
+    assert "0.95" in face.text
+    assert face.text in verdict.explanation
+    assert [f.fake_probability for f in verdict.faces] == pytest.approx([sigmoid(v) for v in (-3.0, 3.0, 0.5)])
+
+
+def test_a_face_called_fake_leaves_no_confident_real(calibration):
+    alarm = math.log(0.97 / 0.03)
+    for faces in ([alarm], [-4.0] * 29 + [alarm]):
+        verdict = judge(calibration, (1.0, 0.0, 0.0), faces=faces, tokens=(1.0, 0.0))
+        assert verdict.verdict == "real"
+        assert verdict.confidence == "low"
+        assert "face_against_verdict" in verdict.doubts
+        assert "traces of generation or swapping (0.97)" in verdict.explanation
+        assert "a person should look" in verdict.explanation
+    assert "face_against_verdict" not in judge(calibration, faces=[-4.0]).doubts
+
+
+def test_faces_that_were_not_looked_at_are_counted(calibration):
+    assert judge(calibration, faces=[0.0] * 32, found=40).faces_found == 40
+    assert judge(calibration, faces=[0.0]).faces_found == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "doubt"),
+    [
+        ({"side": 47}, "little_to_see"),
+        ({"side": 1}, "little_to_see"),
+        ({"tone": 0.0}, "little_to_see"),
+        ({"frames": 2}, "animation"),
+        ({"tokens": (-0.6, -0.8)}, None),
+    ],
+)
+def test_doubts_are_named(calibration, named, doubt):
+    verdict = judge(calibration, (1.0, 0.0, 0.0), **({"tokens": (1.0, 0.0)} | named))
+    if doubt is None:
+        assert "unusual_picture" in judge(load_scaled(calibration), (1.0, 0.0, 0.0), **named).doubts
+    else:
+        assert doubt in verdict.doubts
+        assert verdict.confidence == "low"
+
+
+def load_scaled(calibration):
+    from dataclasses import replace
+
+    return replace(calibration, doubt=replace(calibration.doubt, unusual=1.0))
 
 
 def test_close_ups_and_other_pictures_are_weighed_apart(calibration):
-    biases = [
-        next(e.contribution for e in fuse(seen, BANK, calibration, VERSIONS).evidence if e.signal == "prior")
+    verdicts = [
+        fuse(seen, BANK, calibration, VERSIONS)
         for seen in (observe(), observe(faces=[0.0]), observe(faces=[0.0], side=20), observe(faces=[0.0], side=21))
     ]
+    biases = [next(e.contribution for e in v.evidence if e.signal == "prior") for v in verdicts]
     assert biases == [-1.0, -1.0, -0.8, -1.0]
+    assert [v.threshold for v in verdicts] == [0.6, 0.6, 0.5, 0.6]
     assert face_share([(0, 0, 4, 6), (0, 0, 8, 2)], 16, 20) == 0.5
     assert face_share([], 16, 20) == 0.0
 
 
-def test_middle_layers_count_by_their_head_and_not_where_there_are_none(calibration):
-    verdict = fuse(observe(intermediates=(1.0, 0.5)), BANK, calibration, VERSIONS)
-    item = next(e for e in verdict.evidence if e.signal == "clip_layers")
-    assert item.value == pytest.approx(1.0 + 2.0 * 0.5 - 0.2)
+def test_class_tokens_count_by_their_head_and_not_where_there_are_none(calibration):
+    verdict = judge(calibration, tokens=(0.6, 0.8))
+    item = next(e for e in verdict.evidence if e.signal == "tokens")
+    # unit length, over 0.01, past two GELUs that leave large values alone
+    assert item.value == pytest.approx(0.05 * 80.0 - 1.0, abs=1e-4)
     assert item.contribution == pytest.approx(0.5 * item.value)
     assert "fine structure" in item.text
-    without = fuse(observe(intermediates=None), BANK, calibration, VERSIONS)
-    assert "clip_layers" not in {e.signal for e in without.evidence}
-
-
-def test_texture_counts_by_its_head_and_not_where_there_is_none(calibration):
-    verdict = fuse(observe(texture=5.0), BANK, calibration, VERSIONS)
-    item = next(e for e in verdict.evidence if e.signal == "texture")
-    assert item.value == pytest.approx(2.0)
-    assert item.contribution == pytest.approx(1.0)
-    assert "texture" in item.text
-    without = fuse(observe(texture=None), BANK, calibration, VERSIONS)
-    assert "texture" not in {e.signal for e in without.evidence}
+    without = judge(calibration, tokens=None)
+    assert "tokens" not in {e.signal for e in without.evidence}
 
 
 def test_category_and_clip_are_distributions(calibration):
-    verdict = fuse(observe((0.0, 0.0, 1.0)), BANK, calibration, VERSIONS)
+    verdict = judge(calibration, (0.0, 0.0, 1.0))
     assert verdict.category.label == "landscape"
     assert sum(verdict.category.scores.values()) == pytest.approx(1)
     assert verdict.clip.real + verdict.clip.deepfake == pytest.approx(1)
 
 
-def test_explanations_name_the_reasons(calibration):
-    verdict = fuse(observe((0.0, 1.0, 0.0), faces=[6.0], blur=0.1, noise=19.9), BANK, calibration, VERSIONS)
+def test_explanations_name_two_reasons_and_the_strongest_against(calibration):
+    verdict = judge(calibration, (0.0, 1.0, 0.0), faces=[6.0], blur=0.1, noise=19.9)
     assert verdict.verdict == "deepfake"
     assert "CLIP favoring 'deepfake'" in verdict.explanation
     assert "face" in verdict.explanation
-    against = fuse(observe((1.0, 0.0, 0.0), faces=[3.0]), BANK, calibration, VERSIONS)
-    assert "despite a face with traces" in against.explanation
-    quiet = fuse(observe((0.0, 0.0, 1.0)), BANK, calibration, VERSIONS)
-    assert "No signal speaks strongly" in quiet.explanation
+    against = judge(calibration, (1.0, 0.0, 0.0), faces=[2.0], tokens=(1.0, 0.0))
+    assert "outweigh a face at (5, 5) with traces" in against.explanation
+    quiet = judge(calibration, (0.0, 0.0, 1.0), tokens=None)
+    assert quiet.explanation.startswith("No signal speaks for or against")
+
+
+def test_no_sentence_contradicts_itself(calibration):
+    """Every combination of strong, weak and absent evidence: reasons agree with the verdict, objections do not."""
+    from veridict.forensics.contract import Evidence
+
+    for parts in itertools.product((-2.0, -0.1, 0.0, 0.1, 2.0), repeat=3):
+        evidence = [
+            Evidence(name, 0.0, None, 1.0, part, f"<{name}{'+' if part > 0 else '-'}>")
+            for name, part in zip(("clip", "tokens", "face"), parts, strict=True)
+        ]
+        for verdict in ("real", "deepfake"):
+            sentence = explain(verdict, evidence)
+            said = re.findall(r"<(\w+)([+-])>", sentence)
+            strong = {name for name, part in zip(("clip", "tokens", "face"), parts, strict=True) if abs(part) > 1}
+            assert {name for name, _ in said} <= strong
+            before, _, after = sentence.partition(" outweigh")
+            mine, theirs = ("+", "-") if verdict == "deepfake" else ("-", "+")
+            if after:
+                assert {sign for _, sign in re.findall(r"<(\w+)([+-])>", before)} == {mine}
+                assert {sign for _, sign in re.findall(r"<(\w+)([+-])>", after)} == {theirs}
+            elif "not enough" in sentence:
+                assert {sign for _, sign in said} == {theirs}
+            else:
+                assert {sign for _, sign in said} <= {mine}
+            assert ("No signal speaks" in sentence) == (not strong)
+
+
+def test_every_doubt_has_words():
+    for doubt in DOUBTS:
+        sentence = explain("real", [], [doubt])
+        assert sentence.endswith("a person should look") or doubt == "little_to_see"
+    assert "nothing to see" in explain("real", [], ["little_to_see"])
 
 
 def test_readings_follow_the_percentile_of_the_size_class(calibration):
@@ -195,7 +296,7 @@ def test_percentiles_interpolate_and_saturate():
 
 def test_weights_report_what_was_applied(calibration):
     signals = {n: Signal(1.0, 100.0, "high", applicable=True) for n in ("ela", "noise")}
-    evidence = weigh({"ela": 1.0, "noise": 1.0}, signals, calibration.close_up)
+    evidence = list_evidence({"ela": 1.0, "noise": 1.0}, signals, calibration.close_up)
     parts = [e for e in evidence if e.signal != "prior"]
     for item in parts:
         term = calibration.close_up.terms[item.signal]
@@ -203,7 +304,7 @@ def test_weights_report_what_was_applied(calibration):
 
 
 def test_text_form_has_the_six_lines(calibration):
-    lines = fuse(observe(ela=None, blur=None), BANK, calibration, VERSIONS).to_text().splitlines()
+    lines = judge(calibration, ela=None, blur=None).to_text().splitlines()
     names = [line.split(":")[0].strip() for line in lines]
     assert names == [
         "Image Category",
@@ -217,7 +318,7 @@ def test_text_form_has_the_six_lines(calibration):
 
 
 def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
-    verdict = fuse(observe(faces=[1.0]), BANK, calibration, VERSIONS)
+    verdict = judge(calibration, faces=[1.0])
     document = json.loads(verdict.to_json())
     assert next(iter(document)) == "schema"
     assert Verdict.from_json(verdict.to_json()) == verdict
@@ -235,28 +336,68 @@ def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
             Verdict.from_json(bad)
 
 
+def regime(**change):
+    return {"fusion": {"general": {**REGIME, **change}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"schema": "other"}, "schema"),
-        ({"threshold": 1.5}, "threshold"),
-        ({"band": [0.7, 0.8]}, "band"),
-        ({"fusion": DOCUMENT["fusion"] | {"close_up": {**REGIME, "forensic_cap": 99.0}}}, "alone could convict"),
-        ({"fusion": DOCUMENT["fusion"] | {"general": {**REGIME, "bias": 3.0}}}, "alone could convict"),
-        (
-            {"fusion": DOCUMENT["fusion"] | {"close_up": {**REGIME, "terms": {"ela": dict.fromkeys(TERM, 0)}}}},
-            "positive scale",
-        ),
-        ({"texture": {"head": {"weights": [1.0], "bias": 0}}}, "104 weights"),
+        (regime(threshold=1.5), "threshold"),
+        (regime(forensic_cap=99.0), "alone could convict"),
+        (regime(bias=3.0), "alone could convict"),
+        (regime(terms={"ela": dict.fromkeys(TERM, 0)}), "positive scale"),
+        (regime(terms={"elan": dict.fromkeys(TERM, 1)}), "unknown term 'elan'"),
+        ({"doubt": {"bands": {"other": [0.4, 0.6], "artwork": [0, 1]}}}, "'close-up'"),
+        ({"doubt": {"bands": {"close-up": [0, 1], "other": [0, 1]}}}, "'artwork'"),
+        ({"doubt": {"bands": {"close-up": [0.7, 0.6], "other": [0, 1], "artwork": [0, 1]}}}, "inside 0..1"),
         ({"percentiles": {"ela": {"edges": [1], "values": [[0, 1]]}}}, "size class"),
-        ({"clip": {}}, "temperature"),
+        ({"percentiles": {"ela": {"edges": [], "values": [[0]]}}}, "size class"),
+        ({"percentiles": []}, "no veridict-calibration/2"),
+        ({"clip": {"head_sha256": None}}, "'tokens' needs a head"),
+        ({"clip": {"head_sha256": "0" * 64}}, "not the head"),
+        ({"clip": {"temperature": "warm"}}, "warm"),
     ],
 )
 def test_damaged_calibrations_are_refused(tmp_path, change, message):
-    path = tmp_path / "calibration.json"
-    path.write_text(json.dumps(DOCUMENT | change))
+    path = write(tmp_path, change)
     with pytest.raises(ValueError, match=message):
         load_calibration(path)
+
+
+def test_a_missing_head_and_missing_percentiles_are_named(tmp_path):
+    path = write(tmp_path)
+    document = json.loads(path.read_text())
+    (tmp_path / HEAD_FILE).unlink()
+    with pytest.raises(ValueError, match="is missing beside it"):
+        load_calibration(path)
+    path = write(tmp_path)
+    del document["percentiles"]["blur"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="percentiles of blur"):
+        load_calibration(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": np.zeros((2, 3), np.float32)}, "mean and scale"),
+        ({"scale": np.zeros((2, 2), np.float32)}, "scales positive"),
+        ({"member.0.importance": np.zeros((3, 1), np.float32)}, "do not fit"),
+        ({"member.0.hidden.bias": np.array([np.nan], np.float32)}, "do not fit"),
+        ({"member.0.out.bias": None}, "no members"),
+        ({"member.0.project.weight": None}, r"member\.0\.project\.weight"),
+    ],
+)
+def test_damaged_heads_are_refused(tmp_path, change, message):
+    tensors = {k: v for k, v in (HEAD | change).items() if v is not None}
+    save_file(tensors, tmp_path / HEAD_FILE)
+    with pytest.raises(ValueError, match=message):
+        load_token_head(tmp_path / HEAD_FILE)
+    (tmp_path / HEAD_FILE).write_bytes(b"no head")
+    with pytest.raises(ValueError, match="no token head"):
+        load_token_head(tmp_path / HEAD_FILE)
 
 
 def test_softmax_and_sigmoid_do_not_overflow():
@@ -268,6 +409,14 @@ def test_softmax_and_sigmoid_do_not_overflow():
 def test_the_bundled_calibration_says_where_it_comes_from():
     calibration = load_calibration(default_repository() / CALIBRATION)
     assert calibration.source["images"]
+    assert calibration.family == "ViT-B-16-quickgelu:openai"
     for regime in (calibration.close_up, calibration.general):
-        needed = math.log(calibration.threshold / (1 - calibration.threshold)) - regime.bias
+        assert set(regime.terms) <= set(TERMS)
+        needed = math.log(regime.threshold / (1 - regime.threshold)) - regime.bias
         assert 0 <= regime.forensic_cap < needed
+    # What forensic signals can move is never called sure.
+    for kind, (low, high) in calibration.doubt.bands.items():
+        regime = calibration.close_up if kind == "close-up" else calibration.general
+        center = math.log(regime.threshold / (1 - regime.threshold))
+        assert math.log(low / (1 - low)) <= center - 2 * regime.forensic_cap + 1e-9
+        assert math.log(high / (1 - high)) >= center + 2 * regime.forensic_cap - 1e-9

@@ -287,7 +287,7 @@ def test_stages_add_up_to_the_request():
         "face_cnn": counters(3, 1),
         "fusion": counters(1),
     }
-    own = {"decode": 2.0, "shrink": 1.0, "forensics": 1.0, "texture": 2.0, "faces": 1.0, "view": 0.5}
+    own = {"decode": 2.0, "shrink": 1.0, "forensics": 1.0, "faces": 3.0, "view": 0.5}
     own |= {"queue": 0.3, "grouping": 0.2, "networks": 7.0}
     profile = stages.account("s", own, spent, 10, 20.0)
     assert sum(profile.stages.values()) == pytest.approx(profile.total)

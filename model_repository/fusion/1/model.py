@@ -1,6 +1,5 @@
 """Prompt bank x embedding, face scores and forensic signals -> verdict document and fake probability."""
 
-import base64
 import json
 
 import numpy as np
@@ -64,7 +63,8 @@ class TritonPythonModel:
             boxes=boxes,
             face_logits=[float(v) for v in logits[: len(boxes)]],
             timings_ms=facts["timings_ms"],
-            texture=facts["texture"] and np.frombuffer(base64.b64decode(facts["texture"]), np.float32),
+            faces_found=facts["faces_found"],
+            tone=facts["tone"],
         )
         verdict = fuse(seen, self.bank, self.calibration, self.versions)
         self.tally.count((verdict.verdict, verdict.confidence), min(9, int(verdict.fake_probability * 10)))

@@ -1,0 +1,118 @@
+"""The head on CLIP's class tokens: an ensemble of small networks, run in numpy.
+
+Each member has RINE's form (Koutlis & Papadopoulos 2024): every block's class token goes through one shared projection,
+the blocks are averaged with a learnt weight per feature, and a small MLP gives a logit. ``veridict calibrate`` trains
+it; its weights are safetensors beside the calibration file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+#: A member's tensors, in the order they are used, as they are called in the file: ``member.NUMBER.NAME``.
+TENSORS = ("project.weight", "project.bias", "importance", "hidden.weight", "hidden.bias", "out.weight", "out.bias")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network: projection [H, W], importance [K, H] (sums to 1 over blocks), hidden [M, H], out [M], and biases."""
+
+    project: Floats
+    project_bias: Floats
+    importance: Floats
+    hidden: Floats
+    hidden_bias: Floats
+    out: Floats
+    out_bias: float
+
+    def score(self, tokens: Floats) -> float:
+        """Return the logit of standardised tokens [K, W]."""
+        projected = _gelu(tokens @ self.project.T + self.project_bias)
+        pooled = (projected * self.importance).sum(axis=0)
+        return float(self.out @ _gelu(self.hidden @ pooled + self.hidden_bias)) + self.out_bias
+
+
+@dataclass(frozen=True)
+class TokenHead:
+    """The ensemble: tokens are brought to unit length, standardised by ``mean`` and ``scale`` [K, W], and scored."""
+
+    mean: Floats
+    scale: Floats
+    members: tuple[Member, ...]
+
+    def score(self, tokens: npt.NDArray[np.floating[Any]]) -> float:
+        """Return the mean of the members' logits for the class tokens [K, W] of one picture; positive means fake."""
+        rows = self._standardise(tokens)
+        return sum(member.score(rows) for member in self.members) / len(self.members)
+
+    def unusualness(self, tokens: npt.NDArray[np.floating[Any]]) -> float:
+        """Return the mean squared distance of tokens [K, W] from the training's mean, in deviations: 1 on average."""
+        return float(np.square(self._standardise(tokens)).mean())
+
+    def _standardise(self, tokens: npt.NDArray[np.floating[Any]]) -> Floats:
+        return np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32)
+
+
+def unit_rows(tokens: npt.NDArray[np.floating[Any]]) -> Floats:
+    """Return tokens [..., W] at unit length, float32."""
+    rows = np.asarray(tokens, dtype=np.float32)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), dtype=np.float32)
+
+
+def _gelu(x: Floats) -> Floats:
+    """Return GELU in its tanh form (Hendrycks & Gimpel 2016), the one the head is trained with: numpy has no erf."""
+    inner = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)
+    return np.asarray(np.float32(0.5) * x * (np.float32(1.0) + np.tanh(inner)), dtype=np.float32)
+
+
+def load_token_head(path: Path) -> TokenHead:
+    """Read a head.
+
+    Raises:
+        ValueError: the file is no head, or its tensors do not fit together.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        stored = {name: np.asarray(values, dtype=np.float32) for name, values in load_file(path).items()}
+        count = sum(name.endswith(".out.bias") for name in stored)
+        members = tuple(_member([stored[f"member.{i}.{name}"] for name in TENSORS]) for i in range(count))
+        head = TokenHead(stored["mean"], stored["scale"], members)
+    except Exception as error:  # safetensors has an error class of its own, which is no ValueError
+        raise ValueError(f"{path} is no token head: {error}") from error
+    _check(head, path)
+    return head
+
+
+def _member(tensors: list[Floats]) -> Member:
+    project, project_bias, importance, hidden, hidden_bias, out, out_bias = tensors
+    shares = np.exp(importance - importance.max(axis=0))
+    shares = np.asarray(shares / shares.sum(axis=0), dtype=np.float32)
+    return Member(project, project_bias, shares, hidden, hidden_bias, out.reshape(-1), float(out_bias.reshape(())))
+
+
+def _check(head: TokenHead, path: Path) -> None:
+    if not head.members:
+        raise ValueError(f"{path} is no token head: it has no members")
+    if head.mean.ndim != 2 or head.mean.shape != head.scale.shape or not (head.scale > 0).all():
+        raise ValueError(f"{path}: mean and scale must be [blocks, width], scales positive")
+    blocks, width = head.mean.shape
+    for member in head.members:
+        size, features = len(member.hidden), len(member.project)
+        shapes = (
+            (member.project, (features, width)),
+            (member.project_bias, (features,)),
+            (member.importance, (blocks, features)),
+            (member.hidden, (size, features)),
+            (member.hidden_bias, (size,)),
+            (member.out, (size,)),
+        )
+        if any(values.shape != shape or not np.isfinite(values).all() for values, shape in shapes):
+            raise ValueError(f"{path}: a member's tensors do not fit {blocks} blocks of {width} features")

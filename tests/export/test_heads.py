@@ -1,0 +1,268 @@
+"""Head, fusion and confidence as they are fitted, and the figures they are measured by: on numbers made here."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+
+from veridict.export.calibrate import kind_of_category, without_head_only
+from veridict.export.calibration_data import draw_head_only
+from veridict.export.datasets import Sample
+from veridict.export.figures import Outcome, figures, format_report, generator_family, report_outcomes
+from veridict.export.fitting import (
+    FORENSIC_CAP,
+    HIGH_ACCURACY,
+    REAL_ACCURACY,
+    Table,
+    choose_bands,
+    choose_thresholds,
+    fit_fusion,
+    to_logit,
+)
+from veridict.export.observations import degrade_file, pack, unpack
+from veridict.export.token_head import (
+    HeadSettings,
+    Tokens,
+    family_folds,
+    save_head,
+    score_rows,
+    source_weights,
+    standardisation,
+    train_member,
+)
+from veridict.forensics.contract import ImageFacts
+from veridict.forensics.decode import decode_image
+from veridict.forensics.fusion import Observation
+from veridict.forensics.measure import Measurement
+from veridict.forensics.token_head import load_token_head, unit_rows
+
+pytestmark = pytest.mark.export
+
+
+def make_tokens(count=240, blocks=3, width=16, seed=0):
+    """Unit-length tokens in two qualities; fakes lean along one direction in the second block."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    rows = rng.normal(size=(count, 2, blocks, width))
+    rows[:, :, 1, 0] += np.where(labels, 4.0, -4.0)[:, None]
+    rows[..., 5] += 6.0  # what all pictures share, as CLIP's do
+    sources = tuple(f"s{i % 12}" for i in range(count))
+    return Tokens(unit_rows(rows).astype(np.float16), labels, sources, tuple(f"f{i % 6}" for i in range(count)))
+
+
+class TestHead:
+    def test_numpy_serves_what_torch_trained(self, tmp_path):
+        data = make_tokens()
+        mean, scale = standardisation(data)
+        settings = HeadSettings(features=16, dropout=0.1, epochs=400)
+        members = [train_member(data, mean, scale, seed, settings) for seed in range(2)]
+        save_head(tmp_path / "head.safetensors", members, mean, scale, {"note": "test"})
+        head = load_token_head(tmp_path / "head.safetensors")
+        trained = score_rows(members, mean, scale, data.views[:, 0])
+        served = [head.score(tokens * 7.0) for tokens in data.views[:, 0].astype(np.float32)]  # length says nothing
+        assert np.abs(trained - served).max() < 0.02
+        assert np.mean((trained > 0) == data.labels.astype(bool)) > 0.9
+        assert np.mean([head.unusualness(tokens) for tokens in data.views[:, 1]]) == pytest.approx(1.0, abs=0.05)
+        assert head.unusualness(-data.views[0, 0]) > 5
+
+    def test_training_is_deterministic(self):
+        data = make_tokens(120)
+        mean, scale = standardisation(data)
+        a, b, c = (train_member(data, mean, scale, s, HeadSettings(features=4, epochs=2)) for s in (1, 1, 2))
+        states = [[v.numpy() for v in member.state_dict().values()] for member in (a, b, c)]
+        assert all(np.array_equal(x, y) for x, y in zip(states[0], states[1], strict=True))
+        assert not all(np.array_equal(x, y) for x, y in zip(states[0], states[2], strict=True))
+
+    def test_families_stay_on_one_side(self):
+        data = make_tokens()
+        folds = family_folds(data.families, 3)
+        assert sorted(np.concatenate(folds)) == list(range(len(data.labels)))
+        for test in folds:
+            inside = {data.families[i] for i in test}
+            assert inside.isdisjoint(data.families[i] for i in set(range(len(data.labels))) - set(test))
+        with pytest.raises(ValueError, match="n_splits"):
+            family_folds(["one"] * 9)
+
+    def test_a_source_counts_by_the_root_of_its_size_and_classes_alike(self):
+        labels = np.array([0] * 16 + [0] * 4 + [1] * 9)
+        weights = source_weights(labels, ["big"] * 16 + ["small"] * 4 + ["fake"] * 9)
+        assert weights[:16].sum() == pytest.approx(2 * weights[16:20].sum())
+        assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+
+
+def make_table(count=1500, seed=0, tiers=("clean", "web")):
+    """Rows whose token logit tells real from fake, with noise; ELA on half of them, faces on a third."""
+    rng = np.random.default_rng(seed)
+    values, labels, kinds = [], [], []
+    for _ in range(count):
+        label = int(rng.random() < 0.5)
+        row = {"clip": rng.normal(), "tokens": rng.normal(3.0 * label - 1.5, 1.5), "blur": rng.uniform(-1, 1)}
+        if rng.random() < 0.5:
+            row["ela"] = rng.uniform(-1, 1)
+        if rng.random() < 0.33:
+            row["face"] = rng.normal(4.0 * label - 2.0, 2.0)
+        values.append(row)
+        labels.append(label)
+        kinds.append("close-up" if "face" in row and rng.random() < 0.5 else str(rng.choice(["photograph", "artwork"])))
+    rows = range(count)
+    return Table(
+        values=tuple(values),
+        labels=np.array(labels),
+        pictures=np.arange(count),
+        sources=tuple(f"s{i % 40}" for i in rows),
+        families=tuple(f"f{i % 20}" for i in rows),
+        tiers=tuple(tiers[i % len(tiers)] for i in rows),
+        kinds=tuple(kinds),
+        splits=tuple("train" if i % 2 else "val" for i in rows),
+        generators=("FLUX.1",) * count,
+    )
+
+
+class TestFusion:
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def fitted():
+        table = make_table()
+        fusion = fit_fusion(table)
+        logits = fusion.logits(table)
+        fusion = choose_thresholds(fusion, table, logits)
+        return table, fusion, logits, choose_bands(fusion, table, logits, ["document"])
+
+    def test_real_pictures_pass_in_every_tier(self, fitted):
+        table, fusion, logits, _ = fitted
+        passed = logits < fusion.thresholds(table)
+        for tier in ("clean", "web"):
+            rows = (table.labels == 0) & (np.array(table.tiers) == tier)
+            assert passed[rows & ~table.close_up].mean() >= REAL_ACCURACY["general"] - 0.01
+            assert passed[rows & table.close_up].mean() >= REAL_ACCURACY["close_up"] - 0.01
+
+    def test_answers_outside_the_band_are_right(self, fitted):
+        table, _, logits, bands = fitted
+        assert set(bands) == {"close-up", "other", "photograph", "artwork", "document"}
+        assert bands["document"] == bands["other"], "a kind nobody has seen gets the band of all"
+        for side in (0, 1):
+            sure = [
+                int(table.labels[i]) == side
+                for i, logit in enumerate(logits)
+                if (logit > to_logit(bands[table.kinds[i]][1]) if side else logit < to_logit(bands[table.kinds[i]][0]))
+            ]
+            assert len(sure) > 100
+            assert np.mean(sure) >= HIGH_ACCURACY - 0.01
+
+    def test_forensic_terms_move_no_answer_that_is_sure(self, fitted):
+        _, fusion, _, bands = fitted
+        for regime, kind in ((fusion.close_up, "close-up"), (fusion.general, "artwork")):
+            assert regime.forensic_cap <= FORENSIC_CAP
+            center = to_logit(regime.threshold)
+            assert to_logit(bands[kind][0]) <= center - 2 * regime.forensic_cap + 1e-9
+            assert to_logit(bands[kind][1]) >= center + 2 * regime.forensic_cap - 1e-9
+
+    def test_what_is_absent_counts_as_nothing(self, fitted):
+        _, fusion, _, _ = fitted
+        values = {"tokens": 1.0, "blur": 0.2}
+        parts = fusion.general.weigh(values)
+        assert set(parts) == set(values)
+        center = fusion.general.terms["ela"].center
+        assert fusion.general.weigh({**values, "ela": center})["ela"] == pytest.approx(0.0)
+
+    def test_a_term_is_left_out_of_a_split(self):
+        table = make_table(20).without("clip", "train")
+        assert all(("clip" in row) == (split == "val") for row, split in zip(table.values, table.splits, strict=True))
+
+    def test_pictures_that_teach_the_head_alone_are_in_no_figure(self):
+        table = make_table(40)
+        kept, fold = without_head_only(table, np.arange(40), ("s1",))
+        gone = [i for i in range(40) if table.splits[i] == "train" and table.sources[i].startswith("s1")]
+        assert gone
+        assert set(fold) == set(range(40)) - set(gone)
+        assert len(kept.values) == len(fold)
+        samples = [Sample(f"{i}", ("real", "fake")[i % 2], "faces/a", "train") for i in range(50)]
+        samples.append(Sample("v", "real", "faces/a", "val"))
+        drawn = draw_head_only(samples, ("faces/",), 5, 0)
+        assert len(drawn) == 11
+        assert drawn[-1].split == "val"
+        assert draw_head_only(samples, (), 5, 0) == samples
+
+    def test_every_category_has_a_kind(self):
+        assert set(kind_of_category().values()) == {"photograph", "artwork", "document"}
+
+
+class TestFigures:
+    def test_known_outcomes(self):
+        made = [
+            Outcome(label, p, p >= 0.5, sure, "clean", source, generator=generator, kind="photograph")
+            for label, p, sure, source, generator in [
+                (0, 0.1, True, "wild/a", "photograph"),
+                (0, 0.6, False, "wild/a", "photograph"),
+                (1, 0.9, True, "wild/b", "FLUX.1-dev"),
+                (1, 0.4, True, "faces/x", "StyleGAN2"),
+            ]
+        ]
+        found = figures(made)
+        assert (found["accuracy"], found["real_accuracy"], found["recall"]) == (0.5, 0.5, 0.5)
+        assert (found["high"], found["high_accuracy"]) == (0.75, pytest.approx(0.6667))
+        assert found["roc_auc"] == 0.75
+        report = report_outcomes([o for o in made for _ in range(12)])
+        assert set(report["summary"]["clean"]) == {"all", "set wild", "set faces/x", "kind photograph"}
+        assert report["generators"]["FLUX"]["clean"] == {"fakes": 12, "roc_auc": 1.0, "recall": 1.0}
+        assert report["generators"]["StyleGAN"]["clean"]["roc_auc"] == 0.5
+        text = format_report(report)
+        assert "| clean | all | 48 | 0.750" in text
+        assert text.index("| StyleGAN | 12 | 0.500") < text.index("| FLUX | 12 | 1.000")
+        assert figures(made[:2])["roc_auc"] is None
+
+    @pytest.mark.parametrize(
+        ("name", "family"),
+        [
+            ("StyleGAN2 (thispersondoesnotexist.com faces)", "StyleGAN"),
+            ("Stable Diffusion 1.4, plain", "Stable Diffusion 1 and 2"),
+            ("stabilityai/stable-diffusion-3.5-medium", "Stable Diffusion 3"),
+            ("SDXL 1.0 (base+refiner)", "SDXL"),
+            ("gpt-image-2", "GPT image"),
+            ("Nano Banana Pro", "Gemini, Nano Banana"),
+            ("nobody says", "other or not named"),
+        ],
+    )
+    def test_generators_have_families(self, name, family):
+        assert generator_family(name) == family
+
+
+class TestObservations:
+    def test_what_is_kept_is_what_was_seen(self):
+        rng = np.random.default_rng(0)
+        seen = [
+            Observation(
+                request_id="",
+                image=ImageFacts("ab" * 32, "PNG", 64 + i, 80, 1234, 1 + i),
+                measurements={
+                    "ela": Measurement(None, "not kept"),
+                    "blur": Measurement(2.5),
+                    "noise": Measurement(1.0),
+                },
+                embedding=rng.normal(size=8).astype(np.float16).astype(np.float32),
+                boxes=[(1, 2, 30, 40 + n) for n in range(i)],
+                face_logits=[0.5 * n for n in range(i)],
+                timings_ms={},
+                intermediates=rng.normal(size=(2, 8)).astype(np.float16),
+                faces_found=i + 2,
+                tone=12.5,
+            )
+            for i in range(3)
+        ]
+        again = unpack(pack(seen))
+        for a, b in zip(seen, again, strict=True):
+            assert np.array_equal(a.embedding, b.embedding)
+            assert np.array_equal(a.intermediates, b.intermediates)
+            for name in ("image", "measurements", "boxes", "face_logits", "faces_found", "tone"):
+                assert getattr(a, name) == getattr(b, name)
+
+    def test_degraded_copies_are_drawn_by_their_seed(self, encode, cat):
+        data = encode(cat)
+        copies = [degrade_file(data, seed) for seed in range(24)]
+        assert copies[3] == degrade_file(data, 3)
+        decoded = [decode_image(copy) for copy in copies]
+        assert {d.format for d in decoded} == {"JPEG", "WEBP"}
+        assert min(max(d.width, d.height) for d in decoded) < max(cat.shape) * 0.7
+        assert len({io.BytesIO(c).getbuffer().nbytes for c in copies}) == len(copies)
+        assert all(math.isclose(d.width / d.height, cat.shape[1] / cat.shape[0], rel_tol=0.05) for d in decoded)

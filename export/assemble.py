@@ -128,7 +128,7 @@ def copy_calibration(settings: ExportSettings, backbone: Backbone) -> bool:
     family = document["clip"]["family"]
     if settings.calibration is None and backbone.family != family:
         document["clip"] |= {"head_sha256": None, "family": backbone.family}
-        for regime in ("close_up", "general"):
+        for regime in ("close_up", "suspect", "general"):
             for name in CLIP_TERMS:
                 document["fusion"][regime]["terms"].pop(name, None)
         document["source"]["note"] = f"CLIP terms removed: fitted on {family}, not on {backbone.name}"

@@ -27,6 +27,7 @@ from veridict.forensics.calibration import (
     HEAD_FILE,
     OTHER,
     SCHEMA,
+    SUSPECT,
     Calibration,
     Doubt,
     Percentiles,
@@ -40,6 +41,8 @@ from .calibration_data import collect, is_head_only
 from .figures import Outcome, report_outcomes
 from .fitting import (
     CLOSE_UP_SHARE,
+    GENERAL,
+    SUSPECT_LOGIT,
     Fusion,
     Table,
     choose_bands,
@@ -151,7 +154,7 @@ def outcomes(
     found = []
     for row, logit in enumerate(logits):
         kind = table.kinds[row]
-        threshold = (fusion.close_up if kind == CLOSE_UP else fusion.general).threshold
+        threshold = fusion.regime(kind).threshold
         probability = 1.0 / (1.0 + float(np.exp(-logit)))
         low, high = bands[kind]
         found.append(
@@ -198,8 +201,10 @@ def build_document(
         "readings": READINGS,
         "fusion": {
             "close_up_share": CLOSE_UP_SHARE,
-            "close_up": _regime_document(fusion.close_up),
-            "general": _regime_document(fusion.general),
+            "suspect_logit": SUSPECT_LOGIT,
+            "close_up": _regime_document(fusion.regimes[CLOSE_UP]),
+            "suspect": _regime_document(fusion.regimes[SUSPECT]),
+            "general": _regime_document(fusion.regimes[GENERAL]),
         },
         "doubt": {
             "bands": {kind: list(band) for kind, band in bands.items()},
@@ -230,9 +235,11 @@ def _blank_calibration(percentiles: dict[str, Percentiles]) -> Calibration:
         low=READINGS["low"],
         high=READINGS["high"],
         close_up=regime,
+        suspect=regime,
         general=regime,
         close_up_share=CLOSE_UP_SHARE,
-        doubt=Doubt({CLOSE_UP: (0.5, 0.5), OTHER: (0.5, 0.5)}, FACE_ALARM, float("inf")),
+        suspect_logit=SUSPECT_LOGIT,
+        doubt=Doubt(dict.fromkeys((CLOSE_UP, SUSPECT, OTHER), (0.5, 0.5)), FACE_ALARM, float("inf")),
         kinds=kind_of_category(),
         clip_temperature=1.0,
         head=None,

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from veridict.forensics.calibration import CLIP_AT, CLOSE_UP, OTHER, TERMS, Calibration, Regime, Term
-from veridict.forensics.fusion import Observation, PromptBank, face_share, read_signal, sigmoid, signal_values, softmax
+from veridict.forensics.calibration import CLIP_AT, CLOSE_UP, OTHER, SUSPECT, TERMS, Calibration, Regime, Term
+from veridict.forensics.fusion import Observation, PromptBank, picture_kind, read_signal, sigmoid, signal_values
 
 from .datasets import LABELS, Sample
 from .token_head import source_weights
@@ -27,14 +27,18 @@ Values = Mapping[str, float]
 #: A face this long against the picture's shorter side makes it a close-up, of which the face CNN knows most; in other
 #: pictures a face is one thing among many.
 CLOSE_UP_SHARE = 0.55
+#: From this logit of the face CNN on (0.6) a close-up is suspect: one real face in twelve is, and two swaps in three.
+SUSPECT_LOGIT = 0.4
+GENERAL = "general"
 #: Share of real pictures that the threshold lets pass in the worst tier: somewhat above what is promised (0.97 of all
 #: pictures), for the sources not yet seen. Close-ups allow more false alarms, and find far more swaps for it.
-REAL_ACCURACY = {"general": 0.975, "close_up": 0.94}
+REAL_ACCURACY = {GENERAL: 0.976, CLOSE_UP: 0.97, SUSPECT: 0.15}
 #: Verdicts outside the uncertain band were right at least this often on sources left out; 0.9 is promised.
 HIGH_ACCURACY = 0.925
 #: Forensic terms together count at most this many logits, and at most half of what a conviction needs.
 FORENSIC_CAP = 0.35
-#: Terms that weigh differently above and below their center; a face's center is what so many real faces stay below.
+#: Terms that weigh differently above and below their center; a face's center is what so many real faces stay below (of
+#: suspect faces the least suspicious).
 TWO_SIDED = ("tokens", "face")
 RARE_AMONG_REAL = 0.9
 #: Chance of leaving a signal out of a row when the fusion is fitted, so that no weight relies on another signal's
@@ -64,10 +68,9 @@ class Table:
     splits: tuple[str, ...]
     generators: tuple[str, ...]
 
-    @property
-    def close_up(self) -> npt.NDArray[np.bool_]:
-        """Which rows are close-ups of a face."""
-        return np.array([kind == CLOSE_UP for kind in self.kinds])
+    def rows_of(self, regime: str) -> npt.NDArray[np.bool_]:
+        """Return which rows are weighed by a regime: one of the two of close-ups, or ``general``."""
+        return np.array([regime_of(kind) == regime for kind in self.kinds])
 
     def with_tokens(self, scores: Floats) -> Table:
         """Return the table with the head's logits as the term ``tokens``."""
@@ -103,9 +106,7 @@ def tabulate(
         longest = max(observation.image.width, observation.image.height)
         signals = {n: read_signal(n, m, longest, headless) for n, m in observation.measurements.items()}
         values.append(signal_values(observation, signals, logits, headless))
-        label = bank.labels[int(softmax(logits[2:]).argmax())]
-        share = face_share(observation.boxes, observation.image.width, observation.image.height)
-        kinds.append(headless.kind(share, label))
+        kinds.append(picture_kind(observation, bank.labels[int(logits[2:].argmax())], headless))
     numbers = {path: i for i, path in enumerate(dict.fromkeys(s.path for s in samples))}
     return Table(
         values=tuple(values),
@@ -120,21 +121,28 @@ def tabulate(
     )
 
 
+def regime_of(kind: str) -> str:
+    """Return the name of the regime that weighs a kind of picture."""
+    return kind if kind in (CLOSE_UP, SUSPECT) else GENERAL
+
+
 @dataclass(frozen=True)
 class Fusion:
-    """Both fitted regimes."""
+    """The fitted regimes by name."""
 
-    close_up: Regime
-    general: Regime
+    regimes: dict[str, Regime]
+
+    def regime(self, kind: str) -> Regime:
+        """Return the regime that weighs a kind of picture."""
+        return self.regimes[regime_of(kind)]
 
     def logits(self, table: Table) -> Floats:
         """Return the fused logit of every row, computed as it is served."""
-        rows = zip(table.values, table.close_up, strict=True)
-        return np.array([_logit(self.close_up if close else self.general, values) for values, close in rows])
+        return np.array([_logit(self.regime(k), v) for v, k in zip(table.values, table.kinds, strict=True)])
 
     def thresholds(self, table: Table) -> Floats:
         """Return the threshold that holds for every row, as a logit."""
-        return np.where(table.close_up, to_logit(self.close_up.threshold), to_logit(self.general.threshold))
+        return np.array([to_logit(self.regime(kind).threshold) for kind in table.kinds])
 
 
 def _logit(regime: Regime, values: Values) -> float:
@@ -147,20 +155,22 @@ def to_logit(probability: float) -> float:
 
 
 def fit_fusion(table: Table, seed: int = 0) -> Fusion:
-    """Fit both regimes' weights; their thresholds stay at one half."""
-    close = table.close_up
-    return Fusion(_fit_regime(table, np.flatnonzero(close), seed), _fit_regime(table, np.flatnonzero(~close), seed))
+    """Fit every regime's weights; their thresholds stay at one half."""
+    # Over all rows, real and fake weigh the same; of suspect close-ups most are fake, and that stays so.
+    weights = source_weights(table.labels, table.sources) * len(set(table.pictures.tolist())) / 2
+    return Fusion({name: _fit_regime(table, weights, name, seed) for name in REAL_ACCURACY})
 
 
-def _fit_regime(table: Table, rows: Ints, seed: int) -> Regime:
+def _fit_regime(table: Table, weights: Floats, name: str, seed: int) -> Regime:
     """Fit one regime by L2 logistic regression; on all rows where it has too few to learn from."""
     from sklearn.linear_model import LogisticRegression
 
+    rows = np.flatnonzero(table.rows_of(name))
     if len(rows) < 40 or len(set(table.labels[rows])) < 2:
         rows = np.arange(len(table.labels))
     part = table.take(rows)
     values = np.array([[row.get(name, np.nan) for name in TERMS] for row in part.values])
-    weights = source_weights(part.labels, part.sources) * len(set(part.pictures.tolist())) / 2
+    weights = weights[rows]
     known = ~np.isnan(values)
     used = [i for i in range(len(TERMS)) if known[:, i].any()]
     centers, scales = np.zeros(len(TERMS)), np.ones(len(TERMS))
@@ -168,9 +178,9 @@ def _fit_regime(table: Table, rows: Ints, seed: int) -> Regime:
         column, weight = values[known[:, i], i], weights[known[:, i]]
         centers[i] = np.average(column, weights=weight)
         scales[i] = max(math.sqrt(np.average((column - centers[i]) ** 2, weights=weight)), 1e-6)
-        if TERMS[i] in TWO_SIDED:
+        if TERMS[i] == "face":
             real = column[part.labels[known[:, i]] == 0]
-            centers[i] = float(np.quantile(real, RARE_AMONG_REAL)) if TERMS[i] == "face" and len(real) else centers[i]
+            centers[i] = SUSPECT_LOGIT if name == SUSPECT else float(np.quantile(real, RARE_AMONG_REAL))
     z = np.nan_to_num(np.clip((values - centers) / scales, -CLIP_AT, CLIP_AT))
     # A term with a weight for either side is two columns, of which one is 0.
     sides = [TERMS.index(name) for name in TWO_SIDED]
@@ -191,22 +201,25 @@ def _fit_regime(table: Table, rows: Ints, seed: int) -> Regime:
     )
     weights_of = dict(zip(used, model.coef_[0].tolist(), strict=True))
     terms = {
-        name: Term(
+        term: Term(
             weights_of[i],
             float(centers[i]),
             float(scales[i]),
             # A higher score is never a reason to think a picture more real.
-            max(0.0, weights_of[len(TERMS) + TWO_SIDED.index(name)]) if name in TWO_SIDED else None,
+            max(0.0, weights_of[len(TERMS) + TWO_SIDED.index(term)]) if term in TWO_SIDED else None,
         )
-        for i, name in enumerate(TERMS)
+        for i, term in enumerate(TERMS)
         if i in weights_of
     }
-    return Regime(float(model.intercept_[0]), terms, FORENSIC_CAP, 0.5)
+    bias = float(model.intercept_[0])
+    if name == SUSPECT and "face" in terms:  # what most suspect faces are is said by the face, not by the prior
+        terms["face"], bias = replace(terms["face"], offset=bias), 0.0
+    return Regime(bias, terms, FORENSIC_CAP, 0.5)
 
 
 def choose_thresholds(fusion: Fusion, table: Table, logits: Floats) -> Fusion:
     """Return the regimes with thresholds that let enough real pictures pass in the worst tier, and fitting caps."""
-    close, real, tiers = table.close_up, table.labels == 0, np.array(table.tiers)
+    real, tiers = table.labels == 0, np.array(table.tiers)
 
     def chosen(regime: Regime, rows: npt.NDArray[np.bool_], share: float) -> Regime:
         rows = rows if (rows & real).sum() >= 20 else np.ones_like(rows)
@@ -221,8 +234,7 @@ def choose_thresholds(fusion: Fusion, table: Table, logits: Floats) -> Fusion:
         return replace(regime, threshold=threshold, forensic_cap=cap)
 
     return Fusion(
-        chosen(fusion.close_up, close, REAL_ACCURACY["close_up"]),
-        chosen(fusion.general, ~close, REAL_ACCURACY["general"]),
+        {name: chosen(regime, table.rows_of(name), REAL_ACCURACY[name]) for name, regime in fusion.regimes.items()}
     )
 
 
@@ -238,11 +250,11 @@ def choose_bands(
     margins = logits - fusion.thresholds(table)
     kinds = np.array(table.kinds)
     bands = {}
-    for kind in sorted({OTHER, CLOSE_UP, *known, *table.kinds}):
+    for kind in sorted({OTHER, CLOSE_UP, SUSPECT, *known, *table.kinds}):
         rows = kinds == kind
         if kind == OTHER or rows.sum() < _FEWEST or len(set(table.labels[rows])) < 2:
             rows = np.ones_like(rows)
-        regime = fusion.close_up if kind == CLOSE_UP else fusion.general
+        regime = fusion.regime(kind)
         least = 2 * regime.forensic_cap
         low = min(-least, -_least_margin(-margins[rows], table.labels[rows] == 0))
         high = max(least, _least_margin(margins[rows], table.labels[rows] == 1))

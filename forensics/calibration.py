@@ -57,16 +57,18 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the logit: contribution = slope x (value - center) / scale; an absent term contributes nothing.
+    """One term of the logit: offset + slope x (value - center) / scale; an absent one contributes nothing.
 
     The slope is ``weight``, and ``weight_below`` below the center: a face that looks generated says much, one that does
-    not says little, since most generated pictures were made by what the face CNN does not know.
+    not says little, since most generated pictures were made by what the face CNN does not know. ``offset`` is what its
+    presence alone says: that a face is suspect, in the regime of suspect faces.
     """
 
     weight: float
     center: float
     scale: float
     weight_below: float | None = None
+    offset: float = 0.0
 
     def slope(self, value: float) -> float:
         """Return the weight that holds for ``value``."""
@@ -74,15 +76,16 @@ class Term:
 
     def contribution(self, value: float) -> float:
         """Return what ``value`` adds to the logit; values beyond 4 scales count as 4."""
-        return self.slope(value) * max(-CLIP_AT, min(CLIP_AT, (value - self.center) / self.scale))
+        return self.offset + self.slope(value) * max(-CLIP_AT, min(CLIP_AT, (value - self.center) / self.scale))
 
 
 @dataclass(frozen=True)
 class Regime:
     """How the terms are weighed, and the probability from which a picture counts as a deepfake.
 
-    Close-ups of a face and all other pictures are weighed apart. Forensic terms (ELA, blur, noise) together count at
-    most ``forensic_cap`` logits.
+    Three are weighed apart: close-ups of a face that the face CNN suspects, other close-ups, and all other pictures. A
+    swapped face in a real frame looks real to CLIP, so what CLIP says must not outvote the face CNN where that knows
+    best. Forensic terms (ELA, blur, noise) together count at most ``forensic_cap`` logits.
     """
 
     bias: float
@@ -122,7 +125,7 @@ class Calibration:
     """A parsed calibration file and its token head; ``version`` is the start of the sha256 of both.
 
     ``family`` is the CLIP that head and terms were fitted on. ``kinds`` maps image categories to the kinds of picture
-    that confidence is measured by; close-ups are a kind of their own.
+    that confidence is measured by; close-ups are kinds of their own.
     """
 
     version: str
@@ -131,25 +134,34 @@ class Calibration:
     low: float
     high: float
     close_up: Regime
+    suspect: Regime
     general: Regime
     close_up_share: float
+    suspect_logit: float
     doubt: Doubt
     kinds: dict[str, str]
     clip_temperature: float
     head: TokenHead | None
     source: dict[str, Any]
 
-    def regime(self, face_share: float) -> Regime:
-        """Return the weights for a picture whose largest face takes that share of its shorter side (0 = no face)."""
-        return self.close_up if face_share >= self.close_up_share else self.general
+    def kind(self, face_share: float, face_logit: float, category: str) -> str:
+        """Return the kind of picture that confidence is measured by.
 
-    def kind(self, face_share: float, category: str) -> str:
-        """Return the kind of picture that confidence is measured by."""
-        return CLOSE_UP if face_share >= self.close_up_share else self.kinds.get(category, OTHER)
+        ``face_share`` is the length of the largest face over the picture's shorter side (0 = no face), ``face_logit``
+        the highest of its faces.
+        """
+        if face_share >= self.close_up_share:
+            return SUSPECT if face_logit >= self.suspect_logit else CLOSE_UP
+        return self.kinds.get(category, OTHER)
+
+    def regime(self, kind: str) -> Regime:
+        """Return the weights for a kind of picture."""
+        return {SUSPECT: self.suspect, CLOSE_UP: self.close_up}.get(kind, self.general)
 
 
-#: The kinds that every calibration has: close-ups of faces, and pictures of a category that ``kinds`` does not list.
-CLOSE_UP, OTHER = "close-up", "other"
+#: The kinds that every calibration has: close-ups of a face, those of a face that the face CNN suspects, and pictures
+#: of a category that ``kinds`` does not list.
+CLOSE_UP, SUSPECT, OTHER = "close-up", "suspect close-up", "other"
 
 
 def load_calibration(path: Path) -> Calibration:
@@ -174,8 +186,10 @@ def load_calibration(path: Path) -> Calibration:
             low=float(document["readings"]["low"]),
             high=float(document["readings"]["high"]),
             close_up=_regime(document["fusion"]["close_up"]),
+            suspect=_regime(document["fusion"]["suspect"]),
             general=_regime(document["fusion"]["general"]),
             close_up_share=float(document["fusion"]["close_up_share"]),
+            suspect_logit=float(document["fusion"]["suspect_logit"]),
             doubt=Doubt(
                 {kind: (float(low), float(high)) for kind, (low, high) in document["doubt"]["bands"].items()},
                 float(document["doubt"]["face"]),
@@ -206,7 +220,8 @@ def _load_head(path: Path, expected: str | None) -> tuple[TokenHead | None, str]
 def _term(document: dict[str, Any]) -> Term:
     below = document.get("weight_below")
     weight, center, scale = (float(document[name]) for name in ("weight", "center", "scale"))
-    return Term(weight, center, scale, None if below is None else float(below))
+    offset = float(document.get("offset", 0.0))
+    return Term(weight, center, scale, None if below is None else float(below), offset)
 
 
 def _regime(document: dict[str, Any]) -> Regime:
@@ -221,11 +236,11 @@ def _check(calibration: Calibration, path: Path) -> None:
         rows = percentiles.values
         if len(rows) != len(percentiles.edges) + 1 or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
             raise ValueError(f"{path}: percentiles of {name} need one row of quantiles per size class")
-    if missing := {CLOSE_UP, OTHER, *calibration.kinds.values()} - set(calibration.doubt.bands):
+    if missing := {CLOSE_UP, SUSPECT, OTHER, *calibration.kinds.values()} - set(calibration.doubt.bands):
         raise ValueError(f"{path}: no uncertain band for pictures of the kind {sorted(missing)[0]!r}")
     if any(not 0.0 <= low <= high <= 1.0 for low, high in calibration.doubt.bands.values()):
         raise ValueError(f"{path}: an uncertain band must lie inside 0..1")
-    for regime in (calibration.close_up, calibration.general):
+    for regime in (calibration.close_up, calibration.suspect, calibration.general):
         if unknown := set(regime.terms) - set(TERMS):
             raise ValueError(f"{path}: unknown term {sorted(unknown)[0]!r}")
         if "tokens" in regime.terms and calibration.head is None:

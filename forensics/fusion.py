@@ -66,6 +66,12 @@ def face_share(boxes: Sequence[tuple[int, int, int, int]], width: int, height: i
     return max((max(w, h) for _, _, w, h in boxes), default=0) / min(width, height)
 
 
+def picture_kind(seen: Observation, category: str, calibration: Calibration) -> str:
+    """Return the kind of picture, which says how its signals are weighed and when an answer is sure."""
+    share = face_share(seen.boxes, seen.image.width, seen.image.height)
+    return calibration.kind(share, max(seen.face_logits, default=-math.inf), category)
+
+
 def sigmoid(logit: float) -> float:
     """Return the logistic function without overflow."""
     if logit >= 0:
@@ -166,16 +172,16 @@ def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: 
     signals = {name: read_signal(name, m, longest, calibration) for name, m in seen.measurements.items()}
     logits = bank.similarities(seen.embedding)
     values = signal_values(seen, signals, logits, calibration)
-    share = face_share(seen.boxes, seen.image.width, seen.image.height)
-    regime = calibration.regime(share)
+    label = bank.labels[int(logits[2:].argmax())]
+    kind = picture_kind(seen, label, calibration)
+    regime = calibration.regime(kind)
     faces = tuple(Face(box, sigmoid(logit)) for box, logit in zip(seen.boxes, seen.face_logits, strict=True))
     evidence = list_evidence(values, signals, regime, faces)
     probability = replay(evidence)
     verdict: Literal["real", "deepfake"] = "deepfake" if probability >= regime.threshold else "real"
     shares = softmax(logits[2:])
     pair = softmax(logits[:2] / calibration.clip_temperature)
-    label = bank.labels[int(shares.argmax())]
-    doubts = list_doubts(seen, verdict, probability, faces, calibration.kind(share, label), calibration)
+    doubts = list_doubts(seen, verdict, probability, faces, kind, calibration)
     return Verdict(
         request_id=seen.request_id,
         image=seen.image,

@@ -45,9 +45,25 @@ DOCUMENT = {
     "schema": "veridict-calibration/2",
     "source": {"note": "made by hand for tests"},
     "readings": {"low": 10, "high": 90},
-    "fusion": {"close_up_share": 0.5, "close_up": {**REGIME, "bias": -0.8, "threshold": 0.5}, "general": REGIME},
+    "fusion": {
+        "close_up_share": 0.5,
+        "suspect_logit": 4.0,
+        "close_up": {**REGIME, "bias": -0.8, "threshold": 0.5},
+        "suspect": {
+            **REGIME,
+            "bias": 0.0,
+            "forensic_cap": 0.2,
+            "terms": {"face": {"weight": 0.5, "center": 4.0, "scale": 1.0, "weight_below": 0.0, "offset": 1.5}},
+        },
+        "general": REGIME,
+    },
     "doubt": {
-        "bands": {"close-up": [0.45, 0.55], "other": [0.4, 0.75], "artwork": [0.1, 0.9]},
+        "bands": {
+            "close-up": [0.45, 0.55],
+            "suspect close-up": [0.5, 0.7],
+            "other": [0.4, 0.75],
+            "artwork": [0.1, 0.9],
+        },
         "kinds": {"animal": "artwork"},
         "face": 0.9,
         "unusual": 50.0,
@@ -90,7 +106,9 @@ def calibration(tmp_path):
     return load_calibration(write(tmp_path))
 
 
-def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, tokens=(0.6, 0.8), frames=1, found=0, tone=50.0, **values):
+def observe(
+    embedding=(0.0, 1.0, 0.0), faces=(), side=500, tokens=(0.6, 0.8), frames=1, found=0, tone=50.0, box=10, **values
+):
     measurements = {n: Measurement(values.get(n, 10.0)) for n in ("ela", "blur", "noise")}
     for name, value in values.items():
         if value is None:
@@ -100,7 +118,7 @@ def observe(embedding=(0.0, 1.0, 0.0), faces=(), side=500, tokens=(0.6, 0.8), fr
         ImageFacts("0" * 64, "JPEG", side, side, 1000, frames),
         measurements,
         np.array(embedding, np.float32),
-        [(i, 0, 10, 10) for i in range(len(faces))],
+        [(i, 0, box, box) for i in range(len(faces))],
         faces,
         {"decode": 1.0},
         None if tokens is None else np.array([tokens, (1.0, 0.0)], np.float32) * 3,
@@ -340,6 +358,21 @@ def regime(**change):
     return {"fusion": {"general": {**REGIME, **change}}}
 
 
+def test_a_suspect_face_that_fills_the_picture_is_weighed_by_itself(calibration):
+    """What CLIP says does not outvote the face CNN there: a swapped face in a real frame looks real to CLIP."""
+    real_to_clip = {"embedding": (1.0, 0.0, 0.0), "tokens": (1.0, 0.0), "side": 100, "box": 60}
+    assert judge(calibration, faces=[3.9], **real_to_clip).verdict == "real"
+    verdict = judge(calibration, faces=[-1.0, 4.2], **real_to_clip)
+    assert verdict.verdict == "deepfake"
+    (prior, face) = verdict.evidence
+    assert prior.contribution == 0.0
+    assert face.contribution == pytest.approx(1.5 + 0.5 * 0.2)
+    assert verdict.explanation.startswith("One of 2 faces at (31, 30) with traces")
+    assert judge(calibration, faces=[4.2], side=500).threshold == calibration.general.threshold
+    below = calibration.suspect.terms["face"]
+    assert (below.contribution(3.0), below.slope(3.0)) == (1.5, 0.0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -349,9 +382,17 @@ def regime(**change):
         (regime(bias=3.0), "alone could convict"),
         (regime(terms={"ela": dict.fromkeys(TERM, 0)}), "positive scale"),
         (regime(terms={"elan": dict.fromkeys(TERM, 1)}), "unknown term 'elan'"),
-        ({"doubt": {"bands": {"other": [0.4, 0.6], "artwork": [0, 1]}}}, "'close-up'"),
-        ({"doubt": {"bands": {"close-up": [0, 1], "other": [0, 1]}}}, "'artwork'"),
-        ({"doubt": {"bands": {"close-up": [0.7, 0.6], "other": [0, 1], "artwork": [0, 1]}}}, "inside 0..1"),
+        ({"doubt": {"bands": {"other": [0.4, 0.6], "suspect close-up": [0, 1], "artwork": [0, 1]}}}, "'close-up'"),
+        ({"doubt": {"bands": {"close-up": [0, 1], "suspect close-up": [0, 1], "other": [0, 1]}}}, "'artwork'"),
+        ({"doubt": {"bands": {"close-up": [0, 1], "other": [0, 1], "artwork": [0, 1]}}}, "'suspect close-up'"),
+        (
+            {
+                "doubt": {
+                    "bands": {"close-up": [0.7, 0.6], "suspect close-up": [0, 1], "other": [0, 1], "artwork": [0, 1]}
+                }
+            },
+            "inside 0..1",
+        ),
         ({"percentiles": {"ela": {"edges": [1], "values": [[0, 1]]}}}, "size class"),
         ({"percentiles": {"ela": {"edges": [], "values": [[0]]}}}, "size class"),
         ({"percentiles": []}, "no veridict-calibration/2"),
@@ -410,13 +451,13 @@ def test_the_bundled_calibration_says_where_it_comes_from():
     calibration = load_calibration(default_repository() / CALIBRATION)
     assert calibration.source["images"]
     assert calibration.family == "ViT-B-16-quickgelu:openai"
-    for regime in (calibration.close_up, calibration.general):
+    for regime in (calibration.close_up, calibration.suspect, calibration.general):
         assert set(regime.terms) <= set(TERMS)
         needed = math.log(regime.threshold / (1 - regime.threshold)) - regime.bias
         assert 0 <= regime.forensic_cap < needed
     # What forensic signals can move is never called sure.
     for kind, (low, high) in calibration.doubt.bands.items():
-        regime = calibration.close_up if kind == "close-up" else calibration.general
+        regime = calibration.regime(kind)
         center = math.log(regime.threshold / (1 - regime.threshold))
         assert math.log(low / (1 - low)) <= center - 2 * regime.forensic_cap + 1e-9
         assert math.log(high / (1 - high)) >= center + 2 * regime.forensic_cap - 1e-9

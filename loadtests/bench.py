@@ -221,7 +221,7 @@ def processors(arguments: argparse.Namespace, report: Report) -> None:
         note = "One photograph eight times: no AUC without --labelled."
     else:
         views, labels = labelled_views(arguments.labelled, arguments.pictures)
-        note = f"{len(labels)} pictures of sources kept for validation, half of them fake."
+        note = f"{len(labels)} pictures of the val split, half of them fake."
     note += " Medians, every core busy, one picture per inference; other processors by limiting oneDNN's instructions."
     report.add("Processors", note, measure_processors(arguments.repository, views, labels, arguments.seconds))
 

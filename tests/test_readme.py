@@ -29,5 +29,6 @@ def test_every_local_link_and_layout_folder_exists():
 def test_bundled_weights_fit_and_are_no_pickles():
     weights = [p for p in (*ROOT.glob("export/weights_data/*"), *ROOT.glob("model_repository/*/1/*")) if p.is_file()]
     binaries = [p for p in weights if p.suffix not in {".py", ".md", ".json"} and "__pycache__" not in p.parts]
-    assert {p.suffix or p.name for p in binaries} <= {".safetensors", ".onnx", ".npz", ".gitkeep"}
-    assert sum(os.path.getsize(p) for p in binaries) < 40e6
+    assert {p.suffix or p.name for p in binaries} <= {".safetensors", ".onnx", ".npz", ".txt", ".gitkeep"}
+    assert sum(os.path.getsize(p) for p in binaries) < 140e6
+    assert max(os.path.getsize(p) for p in binaries) < 50e6

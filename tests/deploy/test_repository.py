@@ -24,7 +24,9 @@ def copy(tmp_path):
 
 def test_the_bundled_repository_is_whole():
     manifest = check_repository(default_repository(), "cpu")
-    assert len(manifest.files) == 7
+    shards = {f"clip_image/1/clip-vit-b-16-{half}.safetensors" for half in (1, 2)}
+    assert shards | {"fusion/1/token_head.safetensors", "fusion/1/calibration.json"} < set(manifest.files)
+    assert len(manifest.files) == 9
     _, calibration, versions = load_judgement(default_repository())
     assert versions.clip == manifest.files["clip_image/1/model.onnx"][:12]
     assert versions.calibration == calibration.version

@@ -75,6 +75,8 @@ def test_kinds_are_categories_of_the_prompt_bank():
         "{}",
         '{"schema": "veridict-prompts/1"}',
         '{"schema": "veridict-prompts/1", "authenticity": {"real": [], "deepfake": ["x"]}, "categories": {"a": ["b"]}}',
+        '{"schema": "veridict-prompts/1", "authenticity": {"real": ["x"], "deepfake": ["x"]},'
+        ' "categories": {"a": ["b"]}, "offsets": {"c": 1}}',
     ],
 )
 def test_malformed_prompts_are_refused(tmp_path, text):

@@ -233,11 +233,13 @@ def test_prompts_alone_are_embedded_anew(tmp_path, capsys):
     shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
     document = json.loads((DATA / "prompts.json").read_text())
     document["categories"] = {"kite": ["a kite in the sky"], "other": ["anything else"]}
+    document["offsets"] = {"other": -0.5}
     (tmp_path / "prompts.json").write_text(json.dumps(document))
     before = (repository / "clip_image/1/model.onnx").stat().st_mtime_ns
     wanted = ["export", "--output", str(repository), "--prompts-only", "--prompts", str(tmp_path / "prompts.json")]
     assert main(wanted) == 0
-    assert load_judgement(repository)[0].labels == ("kite", "other")
+    bank = load_judgement(repository)[0]
+    assert (bank.labels, bank.offsets) == (("kite", "other"), (0.0, -0.5))
     assert (repository / "clip_image/1/model.onnx").stat().st_mtime_ns == before
     check_repository(repository, "cpu")
     assert main([*wanted, "--random-weights"]) == 1

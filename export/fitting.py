@@ -180,7 +180,10 @@ def _fit_regime(table: Table, weights: Floats, name: str, seed: int) -> Regime:
         scales[i] = max(math.sqrt(np.average((column - centers[i]) ** 2, weights=weight)), 1e-6)
         if TERMS[i] == "face":
             real = column[part.labels[known[:, i]] == 0]
-            centers[i] = SUSPECT_LOGIT if name == SUSPECT else float(np.quantile(real, RARE_AMONG_REAL))
+            if name == SUSPECT:
+                centers[i] = SUSPECT_LOGIT
+            elif len(real):
+                centers[i] = float(np.quantile(real, RARE_AMONG_REAL))
     z = np.nan_to_num(np.clip((values - centers) / scales, -CLIP_AT, CLIP_AT))
     # A term with a weight for either side is two columns, of which one is 0.
     sides = [TERMS.index(name) for name in TWO_SIDED]

@@ -36,7 +36,7 @@ from .rounds import Task, measure_tasks
 NO_GPU = "no NVIDIA GPU: nothing was built or measured"
 NO_GPU_STATUS = 2
 BATCHES = (1, 8, 16, 64)
-#: Clients at once of the served detector; its first step takes 64 images at a time.
+#: Clients at once of the served detector; its first step takes 32 images at a time.
 CLIENTS = (1, 8, 32)
 _PICTURES = ("640x480", "1920x1080")
 _ROUNDS = 3

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.datasets
 
 def evaluate(capsys, *arguments):
     assert main(["evaluate", "--json", *map(str, arguments)]) == 0
-    return json.loads(capsys.readouterr().out)["clean"]
+    return json.loads(capsys.readouterr().out)["tiers"]["clean"]
 
 
 def test_face_scores_rank_held_out_fakes_above_real_faces(datasets, capsys):

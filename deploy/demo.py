@@ -101,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge the samples on a server of our own; return 0 when every one got a verdict."""
-    from veridict.explain.report import Entry, render_report
+    from veridict.explain.reports.report import Entry, render_report
 
     folder: Path = arguments.output
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,10 @@ from .attribution import Attribution, Budget, Cancellation
 from .errors import ExplainError
 
 if TYPE_CHECKING:
-    from .client import AsyncExplanationClient, ExplanationClient, Submission
-    from .jobs import JobStatus
-    from .settings import QueueSettings, Webhook
-    from .webhook import verify
+    from .jobs.client import AsyncExplanationClient, ExplanationClient, Submission
+    from .jobs.job import JobStatus
+    from .jobs.settings import QueueSettings, Webhook
+    from .jobs.webhook import verify
 
 __all__ = [
     "AsyncExplanationClient",
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 _LAZY = {
-    "AsyncExplanationClient": "client",
-    "ExplanationClient": "client",
-    "JobStatus": "jobs",
-    "QueueSettings": "settings",
-    "Submission": "client",
-    "Webhook": "settings",
-    "verify": "webhook",
+    "AsyncExplanationClient": "jobs.client",
+    "ExplanationClient": "jobs.client",
+    "JobStatus": "jobs.job",
+    "QueueSettings": "jobs.settings",
+    "Submission": "jobs.client",
+    "Webhook": "jobs.settings",
+    "verify": "jobs.webhook",
 }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .errors import ExplainError
 
 if TYPE_CHECKING:
-    from .gate import Gate
+    from .jobs.gate import Gate
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float32]

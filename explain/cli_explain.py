@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .attribution import Attribution, Budget
-from .cli_worker import add_queue_arguments, queue_settings
 from .errors import ExplainError
+from .jobs.cli_worker import add_queue_arguments, queue_settings
 from .methods import METHODS, get_methods
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def write_results(folder: Path, name: str, data: bytes, face: int, results: Resu
     """Write figure, arrays and document per map and the report; return the report's path."""
     import numpy as np
 
-    from .image_report import render_image_report
-    from .render import render_figure
+    from .reports.image_report import render_image_report
+    from .reports.render import render_figure
     from .subject import read_subject
 
     subject = read_subject(data, face)
@@ -159,7 +159,7 @@ def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *
 
 
 def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
-    from .client import ExplanationClient
+    from .jobs.client import ExplanationClient
 
     failed = 0
     with ExplanationClient(queue_settings(arguments)) as client:

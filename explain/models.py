@@ -46,7 +46,7 @@ def clip_margin_module(backbone: Any, bank: PromptBank) -> Any:
     """
     import torch
 
-    from veridict.export.onnx_export import ImageEncoder
+    from veridict.export.convert.onnx_export import ImageEncoder
 
     class ClipMargin(torch.nn.Module):
         def __init__(self) -> None:
@@ -133,14 +133,14 @@ def _frozen(module: Any) -> Any:
 
 def _load_face(path: Path) -> Any:
     try:
-        from veridict.export.face_cnn import load_face_cnn
+        from veridict.export.models.face_cnn import load_face_cnn
     except ImportError as error:
         raise ImportError(f"explaining the face CNN needs torch: pip install 'veridict[explain]' ({error})") from error
     return load_face_cnn(path)
 
 
 def _load_clip_margin() -> Any:
-    from veridict.export.clip_model import load_clip
+    from veridict.export.models.clip_model import load_clip
 
     return clip_margin_module(load_clip(), load_prompt_bank(default_repository() / PROMPT_BANK))
 

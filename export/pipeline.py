@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from veridict.deploy.repository import check_repository, cpu_graph, load_judgement
-from veridict.deploy.runtime import Network
+from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
 from veridict.forensics.allocation import keep_freed_memory
 from veridict.forensics.contract import Verdict

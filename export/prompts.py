@@ -12,7 +12,7 @@ from .bundled import DATA
 if TYPE_CHECKING:
     import torch
 
-    from .clip_model import Backbone
+    from .models.clip_model import Backbone
 
 #: Categories whose training pictures are photographs: they count as real where nothing says otherwise.
 PHOTOGRAPHED = frozenset(

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .load import LEAD, Block, drive
-from .subjects import Subject
+from .bench.subjects import Subject
+from .closed_loop import LEAD, Block, drive
 
 
 @dataclass(frozen=True)

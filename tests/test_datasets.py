@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from veridict.client.cli import main
+from veridict.deploy.command import main
 
 pytestmark = pytest.mark.datasets
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from veridict.client.cli import COMMANDS, main
+from veridict.deploy.command import COMMANDS, main
 
 
 def run(*arguments, stdin=b""):
-    command = [sys.executable, "-m", "veridict.client.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "veridict.deploy.command", *map(str, arguments)]
     return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False)
 
 
@@ -85,7 +85,7 @@ def test_some_failing_exits_1_and_judges_the_rest(triton, tmp_path, encode, cat,
 def test_a_reader_that_leaves_is_no_crash(triton, tmp_path, encode, cat):
     for i in range(6):
         (tmp_path / f"{i}.jpg").write_bytes(encode(cat))
-    command = f"{sys.executable} -m veridict.client.cli detect {tmp_path} --url {triton.url} | head -1"
+    command = f"{sys.executable} -m veridict.deploy.command detect {tmp_path} --url {triton.url} | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120, check=False)
     assert "Traceback" not in done.stderr
 

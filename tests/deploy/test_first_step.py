@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from veridict.deploy.backend.intake import Intake, Job, Late
-from veridict.deploy.backend.tally import Tally
-from veridict.deploy.backend.tickets import TicketOffice, TicketReturns, tickets_file
+from veridict.deploy.serving.batching_executor import Intake, Job, Late
+from veridict.deploy.serving.in_flight import TicketOffice, TicketReturns, tickets_file
+from veridict.deploy.serving.metrics_buffer import Tally
 
 
 class Clock:

@@ -67,7 +67,7 @@ def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
 
 @pytest.mark.live
 def test_serve_command_starts_says_where_and_stops_on_sigterm():
-    command = [sys.executable, "-m", "veridict.client.cli", "serve"]
+    command = [sys.executable, "-m", "veridict.deploy.command", "serve"]
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from veridict.deploy.repository import cpu_graph, default_repository
-from veridict.deploy.runtime import Network, best_precision
+from veridict.deploy.serving.openvino_runtime import Network, best_precision
 
 #: oneDNN, which computes for OpenVINO, can be held to an older processor's instructions.
 PROCESSORS = {
@@ -25,7 +25,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from veridict.deploy.runtime import Network
+from veridict.deploy.serving.openvino_runtime import Network
 path, precision = Path(sys.argv[1]), sys.argv[2]
 rows = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 network = Network(path, 2, precision)

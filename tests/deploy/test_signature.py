@@ -74,7 +74,7 @@ def test_every_step_batches(path):
 
 @pytest.mark.parametrize("path", ON_THE_WAY, ids=lambda p: f"{model_name(p)}-{p.stem}")
 def test_only_the_first_step_refuses(path):
-    """No step of the detector bounds its queue or times out: see veridict.deploy.backend.tickets."""
+    """No step of the detector bounds its queue or times out: see veridict.deploy.serving.in_flight."""
     batching = read(path).dynamic_batching
     if batching.priority_levels:
         assert batching.max_queue_delay_microseconds == 0  # Triton 2.51 miscounts when it merges waiting batches

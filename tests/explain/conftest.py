@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from veridict.explain.client import ExplanationClient
-from veridict.explain.embedded_redis import EmbeddedRedis
+from veridict.explain.jobs.client import ExplanationClient
+from veridict.explain.jobs.embedded_redis import EmbeddedRedis
+from veridict.explain.jobs.settings import QueueSettings
 from veridict.explain.methods import METHODS
-from veridict.explain.settings import QueueSettings
 
 HERE = Path(__file__).parent
 

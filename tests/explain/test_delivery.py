@@ -10,12 +10,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from veridict.explain import webhook
 from veridict.explain.attribution import Budget
-from veridict.explain.client import ExplanationClient
-from veridict.explain.embedded_redis import EmbeddedRedis
 from veridict.explain.errors import ExplainError
-from veridict.explain.settings import QueueSettings
+from veridict.explain.jobs import webhook
+from veridict.explain.jobs.client import ExplanationClient
+from veridict.explain.jobs.embedded_redis import EmbeddedRedis
+from veridict.explain.jobs.settings import QueueSettings
 
 from .conftest import wait_until
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from veridict.client import DetectorClient
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.explain.attribution import Budget, Cancellation
 from veridict.explain.errors import ExplainError
-from veridict.explain.gate import Gate, Pace, VerdictCounter
+from veridict.explain.jobs.gate import Gate, Pace, VerdictCounter
 from veridict.explain.methods import run_method
 from veridict.explain.models import Models
 from veridict.explain.subject import read_subject
 from veridict.explain.triton_scorer import TritonScorer
-from veridict.export.face_cnn import FaceCNN
+from veridict.export.models.face_cnn import FaceCNN
 
 from .conftest import wait_until
 
@@ -147,7 +147,7 @@ def test_a_worker_on_the_embedded_redis_answers_the_command(triton, face_file, t
     command = [
         sys.executable,
         "-m",
-        "veridict.client.cli",
+        "veridict.deploy.command",
         "worker",
         "--state",
         str(state),

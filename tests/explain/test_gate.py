@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from veridict.explain import cli_worker
 from veridict.explain.attribution import Cancellation
 from veridict.explain.errors import ExplainError
-from veridict.explain.gate import CALM, LOOK, SLICE, UNANSWERED, Gate, Pace, VerdictCounter
+from veridict.explain.jobs import cli_worker
+from veridict.explain.jobs.gate import CALM, LOOK, SLICE, UNANSWERED, Gate, Pace, VerdictCounter
 
 
 class World:

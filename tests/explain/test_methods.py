@@ -13,7 +13,7 @@ from veridict.explain.methods.shap_partition import background
 from veridict.explain.models import Models
 from veridict.explain.subject import Subject, read_subject
 from veridict.export.bundled import FACE_WEIGHTS
-from veridict.export.face_cnn import FaceCNN, load_face_cnn
+from veridict.export.models.face_cnn import FaceCNN, load_face_cnn
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import Box, crop_faces, crop_region, resize_view
 from veridict.forensics.preprocess import prepare

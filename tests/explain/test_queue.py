@@ -12,18 +12,18 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from veridict.client.cli import main
-from veridict.explain import worker as worker_module
+from veridict.deploy.command import main
 from veridict.explain.attribution import Budget
-from veridict.explain.client import AsyncExplanationClient, ExplanationClient
 from veridict.explain.errors import ExplainError
-from veridict.explain.jobs import Job, job_id
+from veridict.explain.jobs import worker as worker_module
+from veridict.explain.jobs.client import AsyncExplanationClient, ExplanationClient
+from veridict.explain.jobs.job import Job, job_id
+from veridict.explain.jobs.queue import JobQueue
+from veridict.explain.jobs.settings import QueueSettings, Webhook
+from veridict.explain.jobs.store import Store
+from veridict.explain.jobs.telemetry import Metrics
+from veridict.explain.jobs.worker import Worker
 from veridict.explain.models import Models
-from veridict.explain.queue import JobQueue
-from veridict.explain.settings import QueueSettings, Webhook
-from veridict.explain.store import Store
-from veridict.explain.telemetry import Metrics
-from veridict.explain.worker import Worker
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_a_worker_refuses_numbers_out_of_range(bad, capsys):
 def test_the_client_imports_neither_torch_nor_opencv():
     code = (
         "import sys; from veridict.explain import ExplanationClient, QueueSettings; import veridict.client;"
-        "import veridict.explain.cli_explain, veridict.explain.cli_jobs, veridict.explain.cli_worker;"
+        "import veridict.explain.cli_explain, veridict.explain.jobs.cli_jobs, veridict.explain.jobs.cli_worker;"
         "bad = {'torch', 'cv2', 'captum', 'shap', 'lime'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

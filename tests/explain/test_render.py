@@ -9,8 +9,8 @@ from PIL import Image
 
 from veridict.explain.attribution import Attribution
 from veridict.explain.errors import ExplainError
-from veridict.explain.image_report import render_image_report
-from veridict.explain.render import colour_table, colourise, cut_region, ends, overlay, render_figure, scale
+from veridict.explain.reports.image_report import render_image_report
+from veridict.explain.reports.render import colour_table, colourise, cut_region, ends, overlay, render_figure, scale
 from veridict.explain.subject import read_subject
 
 

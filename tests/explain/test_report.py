@@ -4,8 +4,8 @@ import numpy as np
 
 from veridict.deploy.demo import blend_face, generated_texture, sample_images, splice
 from veridict.deploy.repository import default_repository
-from veridict.explain.maps import FULL_SCALE, error_level_picture, mark_faces, render_map
-from veridict.explain.report import Entry, render_report
+from veridict.explain.reports.maps import FULL_SCALE, error_level_picture, mark_faces, render_map
+from veridict.explain.reports.report import Entry, render_report
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import find_faces

@@ -10,16 +10,16 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from veridict.explain.attribution import Budget
-from veridict.explain.client import ExplanationClient
 from veridict.explain.errors import ExplainError
+from veridict.explain.jobs.client import ExplanationClient
+from veridict.explain.jobs.queue import JobQueue
+from veridict.explain.jobs.settings import QueueSettings
+from veridict.explain.jobs.store import Store
+from veridict.explain.jobs.telemetry import Metrics
+from veridict.explain.jobs.worker import Worker
 from veridict.explain.methods import run_method
 from veridict.explain.models import Models
-from veridict.explain.queue import JobQueue
-from veridict.explain.settings import QueueSettings
-from veridict.explain.store import Store
 from veridict.explain.subject import read_subject
-from veridict.explain.telemetry import Metrics
-from veridict.explain.worker import Worker
 
 from .conftest import wait_until
 

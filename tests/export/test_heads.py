@@ -6,11 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from veridict.export.calibrate import kind_of_category, without_head_only
-from veridict.export.calibration_data import draw_head_only
-from veridict.export.datasets import Sample
-from veridict.export.figures import Outcome, figures, format_report, generator_family, report_outcomes
-from veridict.export.fitting import (
+from veridict.export.calibrate.cli import kind_of_category, without_head_only
+from veridict.export.calibrate.data import draw_head_only
+from veridict.export.calibrate.fitting import (
     FORENSIC_CAP,
     GENERAL,
     HIGH_ACCURACY,
@@ -22,8 +20,8 @@ from veridict.export.fitting import (
     fit_fusion,
     to_logit,
 )
-from veridict.export.observations import degrade_file, pack, unpack
-from veridict.export.token_head import (
+from veridict.export.calibrate.observations import degrade_file, pack, unpack
+from veridict.export.calibrate.token_head import (
     HeadSettings,
     Tokens,
     family_folds,
@@ -33,6 +31,8 @@ from veridict.export.token_head import (
     standardisation,
     train_member,
 )
+from veridict.export.datasets import Sample
+from veridict.export.evaluate.figures import Outcome, figures, format_report, generator_family, report_outcomes
 from veridict.forensics.contract import ImageFacts
 from veridict.forensics.decode import decode_image
 from veridict.forensics.fusion import Observation

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from veridict.export.metrics import (
+from veridict.export.evaluate.metrics import (
     best_threshold,
     bootstrap,
     expected_calibration_error,

@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from veridict.export import text_data, text_tower, train_text
+from veridict.export.models import text_tower
+from veridict.export.models.text_tower import CONTEXT, MARKS, TextConfig, TextTower, WordPieces
+from veridict.export.models.weights import save_half
 from veridict.export.prompts import read_prompts
-from veridict.export.text_tower import CONTEXT, MARKS, TextConfig, TextTower, WordPieces
-from veridict.export.weights import save_half
+from veridict.export.train import text as train_text
+from veridict.export.train import text_data
 
 pytestmark = pytest.mark.export
 

@@ -8,20 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from veridict.client.cli import main
-from veridict.export import clip_model, lora, train_tower
+from veridict.deploy.command import main
 from veridict.export.bundled import CLIP_SHARDS
-from veridict.export.clip_model import Backbone, load_clip
-from veridict.export.clip_weights import read_state
-from veridict.export.lora import TunedEncoder
-from veridict.export.onnx_export import ImageEncoder, example_pixels
-from veridict.export.token_head import HeadSettings
+from veridict.export.calibrate.token_head import HeadSettings
+from veridict.export.convert.onnx_export import ImageEncoder, example_pixels
+from veridict.export.models import clip_model
+from veridict.export.models.clip_model import Backbone, load_clip
+from veridict.export.models.clip_weights import read_state
+from veridict.export.models.vit_tower import served_blocks
 from veridict.export.torch_setup import import_open_clip
-from veridict.export.tower_data import Draws, labels_of, read_tower_data
-from veridict.export.tower_figures import choose_device
-from veridict.export.train_tower import TowerTraining
-from veridict.export.train_tower import train_tower as tune
-from veridict.export.vit_tower import served_blocks
+from veridict.export.train import lora
+from veridict.export.train import tower as train_tower
+from veridict.export.train.lora import TunedEncoder
+from veridict.export.train.tower import TowerTraining
+from veridict.export.train.tower import train_tower as tune
+from veridict.export.train.tower_data import Draws, labels_of, read_tower_data
+from veridict.export.train.tower_figures import choose_device
 
 pytestmark = pytest.mark.export
 

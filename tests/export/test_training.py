@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.deploy.repository import CALIBRATION, check_repository, default_repository
 from veridict.export.datasets import find_folders
-from veridict.export.train_face import FaceSamples, FaceTraining, train_face_cnn
+from veridict.export.train.face import FaceSamples, FaceTraining, train_face_cnn
 from veridict.forensics.calibration import load_calibration
 
 pytestmark = pytest.mark.export

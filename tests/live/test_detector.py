@@ -13,8 +13,8 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from veridict.client import AsyncDetectorClient, ClientConfig, DeadlineError, DetectorClient, InvalidImageError
-from veridict.deploy.backend.tally import PUBLISHED_EVERY
 from veridict.deploy.repository import default_repository
+from veridict.deploy.serving.metrics_buffer import PUBLISHED_EVERY
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics import signature as sig
 from veridict.forensics.fusion import replay

@@ -13,12 +13,15 @@ import pytest
 
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import find_faces
-from veridict.loadtests import bench, figures, forensics_cost, networks, pictures, serving, stages
-from veridict.loadtests.load import Block, RefusedError, drive
+from veridict.loadtests import sample_images as pictures
+from veridict.loadtests import tables as figures
+from veridict.loadtests.bench import cli as bench
+from veridict.loadtests.bench import forensics_cost, networks, serving, stages
+from veridict.loadtests.bench.peers import FASTAPI_ONNX, PEERS, TEXTBOOK, TEXTBOOK_NLM
+from veridict.loadtests.bench.subjects import Bare, Served, Subject
+from veridict.loadtests.closed_loop import Block, RefusedError, drive
 from veridict.loadtests.machine import Memory, ProcessTree, busy_seconds, installed_versions
-from veridict.loadtests.peers import FASTAPI_ONNX, PEERS, TEXTBOOK, TEXTBOOK_NLM
 from veridict.loadtests.rounds import Task, measure_tasks
-from veridict.loadtests.subjects import Bare, Served, Subject
 
 
 def block(rate=10.0, latencies=(1.0, 2.0, 3.0), seconds=2.0, server=1.0, generator=0.5, rejected=0, memory=None):

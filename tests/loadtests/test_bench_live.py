@@ -6,9 +6,10 @@ import json
 import pytest
 import tritonclient.grpc as triton_grpc
 
-from veridict.loadtests import bench, stages
-from veridict.loadtests.pictures import photograph
-from veridict.loadtests.subjects import Served
+from veridict.loadtests.bench import cli as bench
+from veridict.loadtests.bench import stages
+from veridict.loadtests.bench.subjects import Served
+from veridict.loadtests.sample_images import photograph
 
 pytestmark = pytest.mark.live
 

@@ -10,9 +10,10 @@ import pytest
 
 from veridict.deploy.repository import default_repository
 from veridict.export.pipeline import InProcessDetector
-from veridict.loadtests import bench, peers
-from veridict.loadtests.peers import textbook
-from veridict.loadtests.pictures import encode_jpeg
+from veridict.loadtests.bench import cli as bench
+from veridict.loadtests.bench import peers
+from veridict.loadtests.bench.peers import textbook
+from veridict.loadtests.sample_images import encode_jpeg
 
 
 @pytest.fixture

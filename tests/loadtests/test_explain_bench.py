@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.explain.attribution import Attribution
 from veridict.explain.methods.error_level import attribute as error_level
-from veridict.loadtests.beside_worker import STATES, bootstrap_median, compare
-from veridict.loadtests.pointing_game import Outcome, plant, points_at, table, wilson
+from veridict.loadtests.explain.beside_worker import STATES, bootstrap_median, compare
+from veridict.loadtests.explain.pointing_game import Outcome, plant, points_at, table, wilson
 
 pytestmark = pytest.mark.export
 

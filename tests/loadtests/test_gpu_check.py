@@ -11,19 +11,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.deploy.launcher import Installation, LaunchError
 from veridict.deploy.repository import default_repository
-from veridict.export import engine_run
-from veridict.export.engine_run import Device, LoadedEngine
-from veridict.export.engines import EngineError, EngineSettings
-from veridict.export.parity import Parity
+from veridict.export.convert import engine_run
+from veridict.export.convert.engine_run import Device, LoadedEngine
+from veridict.export.convert.engines import EngineError, EngineSettings
+from veridict.export.convert.parity import Parity
 from veridict.forensics import signature as sig
-from veridict.loadtests import gpu_check, gpu_findings, matrix_rate
-from veridict.loadtests.flops import count_flops
-from veridict.loadtests.gpu_check import CheckSettings, SkippedError, Step
-from veridict.loadtests.gpu_findings import EngineRate, Findings, Gpu, Outcome
-from veridict.loadtests.matrix_rate import MatrixRate
+from veridict.loadtests.gpu import cli as gpu_check
+from veridict.loadtests.gpu import findings as gpu_findings
+from veridict.loadtests.gpu import matrix_rate
+from veridict.loadtests.gpu.cli import CheckSettings, SkippedError, Step
+from veridict.loadtests.gpu.findings import EngineRate, Findings, Gpu, Outcome
+from veridict.loadtests.gpu.flops import count_flops
+from veridict.loadtests.gpu.matrix_rate import MatrixRate
 
 L4 = Gpu("NVIDIA L4", "8.9", "580.10", "23034 MiB")
 
@@ -104,7 +106,7 @@ class TestFlops:
         from torch.utils.flop_counter import FlopCounterMode
 
         from veridict.export.bundled import FACE_WEIGHTS
-        from veridict.export.face_cnn import load_face_cnn
+        from veridict.export.models.face_cnn import load_face_cnn
 
         network = load_face_cnn(FACE_WEIGHTS).eval()
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from veridict.loadtests.generator import Target, send_open_loop
-from veridict.loadtests.images import Sample
-from veridict.loadtests.outcomes import Request, account
+from veridict.loadtests.load.generator import Target, send_open_loop
+from veridict.loadtests.load.outcomes import Request, account
+from veridict.loadtests.load.payloads import Sample
 
 pytestmark = pytest.mark.live
 
@@ -19,7 +19,7 @@ BURST = 200
 
 
 def command(*arguments, timeout=120):
-    line = [sys.executable, "-m", "veridict.client.cli", "loadtest", *map(str, arguments)]
+    line = [sys.executable, "-m", "veridict.deploy.command", "loadtest", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout, check=False)
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from veridict.loadtests.arrivals import Phase, lay_out
-from veridict.loadtests.generator import Plan, Target, read_plan, write_plan
-from veridict.loadtests.images import Sample, bad_samples, deal, stamp
-from veridict.loadtests.outcomes import Outcome, Request, account, figures, read_ledger, recovery_seconds, to_line
+from veridict.loadtests.load.arrivals import Phase, lay_out
+from veridict.loadtests.load.generator import Plan, Target, read_plan, write_plan
+from veridict.loadtests.load.outcomes import Outcome, Request, account, figures, read_ledger, recovery_seconds, to_line
+from veridict.loadtests.load.payloads import Sample, bad_samples, deal, stamp
 
 SPANS = lay_out((Phase("before", 10, 0.5, 0.5), Phase("high", 10, 2, 2, True), Phase("after", 12, 0.5, 0.5)), 10)
 

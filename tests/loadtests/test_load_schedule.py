@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from veridict.loadtests.arrivals import PROFILES, Phase, lay_out, schedule
+from veridict.loadtests.load.arrivals import PROFILES, Phase, lay_out, schedule
 
 
 def rate(times, begins, ends):

@@ -7,15 +7,15 @@ import xml.etree.ElementTree as ET
 import pytest
 import yaml
 
-from veridict.client.cli import main
+from veridict.deploy.command import main
 from veridict.deploy.repository import default_repository
-from veridict.loadtests.arrivals import PROFILES, lay_out
-from veridict.loadtests.generator import Tally
-from veridict.loadtests.load_report import bin_width, render_report, ticks
-from veridict.loadtests.loadtest import Run, format_run, known_figures, plan_requests, to_document
-from veridict.loadtests.outcomes import Outcome, account, figures
-from veridict.loadtests.perf_analyzer import find_binary, input_data
-from veridict.loadtests.thresholds import DEFAULT_FILE, ThresholdError, check, format_checks, load_thresholds
+from veridict.loadtests.load.arrivals import PROFILES, lay_out
+from veridict.loadtests.load.cli import Run, format_run, known_figures, plan_requests, to_document
+from veridict.loadtests.load.generator import Tally
+from veridict.loadtests.load.outcomes import Outcome, account, figures
+from veridict.loadtests.load.perf_analyzer import find_binary, input_data
+from veridict.loadtests.load.report import bin_width, render_report, ticks
+from veridict.loadtests.load.thresholds import DEFAULT_FILE, ThresholdError, check, format_checks, load_thresholds
 
 
 def read(tmp_path, text, profile="steady"):
@@ -157,7 +157,7 @@ def test_perf_analyzer_data_is_length_and_bytes():
 
 def test_perf_analyzer_command_is_printed_where_there_is_no_binary(tmp_path, monkeypatch, capsys, encode, cat):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("veridict.loadtests.perf_analyzer.sysconfig.get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("veridict.loadtests.load.perf_analyzer.sysconfig.get_path", lambda name: str(tmp_path))
     (tmp_path / "a.jpg").write_bytes(encode(cat))
     data = tmp_path / "data.json"
     assert main(["perf-analyzer", "--images", str(tmp_path / "a.jpg"), "--data", str(data), "--request-rate", "5"]) == 0

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from veridict.deploy.backend import onnx
-from veridict.deploy.scheduling import yield_cores
+from veridict.deploy.serving import openvino_model as onnx
+from veridict.deploy.serving.scheduling import yield_cores
 from veridict.forensics.signature import FACE_CNN
 
 

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from veridict.deploy.backend import serving
-from veridict.deploy.backend.tally import Tally
-from veridict.deploy.backend.tickets import TicketReturns
 from veridict.deploy.repository import load_judgement
+from veridict.deploy.serving import responses as serving
+from veridict.deploy.serving.in_flight import TicketReturns
+from veridict.deploy.serving.metrics_buffer import Tally
 from veridict.forensics import signature as sig
 from veridict.forensics.contract import ImageFacts
 from veridict.forensics.fusion import Observation, fuse

@@ -1,5 +1,5 @@
 """Decoding, forensic measurements and face finding; the one step that refuses requests when the server is full."""
 
-from veridict.deploy.backend.first_step import TritonPythonModel
+from veridict.deploy.serving.preprocess_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,0 +1,189 @@
+"""Images and results in a folder or an object store, through fsspec.
+
+images/<sha256>                            the submitted file
+results/<sha256>/<job>/values.npz          the float32 map
+results/<sha256>/<job>/figure.png          overlay, colour bar and legend
+results/<sha256>/<job>/result.json         everything else; written last, so its presence means "stored"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from ..attribution import Attribution
+from ..errors import CODES, ExplainError
+
+SCHEMA = "veridict-explanation/1"
+_JOB = re.compile(r"(?P<sha>[0-9a-f]{64})-[a-z0-9_]+-[A-Za-z0-9._-]+")
+_SHA = re.compile(r"[0-9a-f]{64}")
+
+
+def image_of(job: str) -> str:
+    """Return the sha256 of the image of a job id.
+
+    Raises:
+        ExplainError: ``explain.unknown_job`` for a text that is no job id (it becomes part of a path).
+    """
+    found = _JOB.fullmatch(job)
+    if found is None or ".." in job:
+        raise ExplainError("explain.unknown_job", job[:120])
+    return found["sha"]
+
+
+class Store:
+    """Keeps images and results under one URL; safe to share between threads. Every failure is ``explain.store``."""
+
+    def __init__(self, url: str) -> None:
+        """Take a folder or any URL fsspec knows (``s3://bucket/prefix``); options come from the environment."""
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise ExplainError("explain.store", f"{url.split('://')[0]}: {error}") from error
+        self.url = url
+        self._local = "file" in self._fs.protocol
+
+    def put_image(self, data: bytes) -> str:
+        """Store an encoded image once and return its sha256."""
+        sha = hashlib.sha256(data).hexdigest()
+        if not self._exists(f"images/{sha}"):
+            self._write(f"images/{sha}", data)
+        return sha
+
+    def get_image(self, sha256: str) -> bytes:
+        """Return a stored image.
+
+        Raises:
+            ExplainError: ``explain.unknown_image``, or ``explain.store`` (also for bytes that are not what they were).
+        """
+        if not _SHA.fullmatch(sha256):
+            raise ExplainError("explain.unknown_image", sha256[:80])
+        data = self._read(f"images/{sha256}")
+        if data is None:
+            raise ExplainError("explain.unknown_image", sha256)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ExplainError("explain.store", f"the stored image {sha256[:12]} is damaged")
+        return data
+
+    def put_result(self, job: str, result: Attribution, figure: bytes) -> None:
+        """Store a finished explanation; once this returns, it is there."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, values=result.values)
+        folder = self._folder(job)
+        self._write(f"{folder}/values.npz", buffer.getvalue())
+        self._write(f"{folder}/figure.png", figure)
+        self._write_document(job, {"state": "done", **result.document()})
+
+    def put_failure(self, job: str, error: ExplainError) -> None:
+        """Store the answer that there is no explanation, and why."""
+        self._write_document(job, {"state": "failed", "code": error.code, "message": error.message})
+
+    def state(self, job: str) -> str | None:
+        """Return ``done`` or ``failed`` for a stored job, None for one without a result."""
+        document = self._document(job)
+        return None if document is None else str(document["state"])
+
+    def get_result(self, job: str) -> Attribution:
+        """Return a stored explanation.
+
+        Raises:
+            ExplainError: ``explain.not_ready`` where there is none; the stored error of a job that failed.
+        """
+        document = self._document(job)
+        if document is None:
+            raise ExplainError("explain.not_ready", job)
+        if document["state"] == "failed":
+            code = document.get("code", "")
+            error = ExplainError(code if code in CODES else "explain.internal")
+            error.message = str(document.get("message", error.message))
+            raise error
+        values = self._read(f"{self._folder(job)}/values.npz")
+        if values is None:
+            raise ExplainError("explain.store", f"the values of {job} are missing")
+        with np.load(io.BytesIO(values), allow_pickle=False) as arrays:
+            return Attribution.from_document(document, arrays["values"])
+
+    def get_figure(self, job: str) -> bytes:
+        """Return the PNG of a stored explanation, or raise ``explain.not_ready``."""
+        data = self._read(f"{self._folder(job)}/figure.png")
+        if data is None:
+            raise ExplainError("explain.not_ready", job)
+        return data
+
+    def check(self) -> None:
+        """Write and read back a small object; raise ``explain.store`` when that fails."""
+        self._write("health", b"ok")
+        if self._read("health") != b"ok":
+            raise ExplainError("explain.store", "what was written does not read back")
+
+    @staticmethod
+    def _folder(job: str) -> str:
+        return f"results/{image_of(job)}/{job}"
+
+    def _document(self, job: str) -> dict[str, Any] | None:
+        data = self._read(f"{self._folder(job)}/result.json")
+        if data is None:
+            return None
+        document = json.loads(data)
+        if document.get("schema") != SCHEMA:
+            raise ExplainError("explain.store", f"{job} holds no {SCHEMA} document")
+        return dict(document)
+
+    def _write_document(self, job: str, document: dict[str, Any]) -> None:
+        text = json.dumps({"schema": SCHEMA, "job": job, **document}, indent=1)
+        self._write(f"{self._folder(job)}/result.json", text.encode())
+
+    def _exists(self, name: str) -> bool:
+        try:
+            return bool(self._fs.exists(f"{self._root}/{name}"))
+        except Exception as error:  # object stores raise types of their own clients
+            raise _store_error(error) from error
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise _store_error(error) from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            if self._local:
+                _write_durably(Path(self._root) / name, data)
+            else:
+                self._fs.pipe_file(f"{self._root}/{name}", data)  # one PUT: whole or not at all
+        except Exception as error:
+            raise _store_error(error) from error
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, on the disk before this returns: the job is acknowledged right after."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _store_error(error: Exception) -> ExplainError:
+    return error if isinstance(error, ExplainError) else ExplainError("explain.store", type(error).__name__)

@@ -1,0 +1,1 @@
+"""Maps as images, and HTML reports."""

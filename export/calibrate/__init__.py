@@ -1,0 +1,1 @@
+"""Fitting what judges on top of the networks: the token head, fusion weights, thresholds, confidence."""

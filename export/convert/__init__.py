@@ -1,0 +1,1 @@
+"""From PyTorch modules to what is served: ONNX graphs, TensorRT engines, the model repository."""

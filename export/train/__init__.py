@@ -1,0 +1,1 @@
+"""Training: the face CNN, the text tower, low-rank tuning of CLIP's image tower."""

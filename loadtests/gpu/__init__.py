@@ -1,0 +1,1 @@
+"""veridict gpu-check: everything that only a GPU can show."""

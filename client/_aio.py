@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -15,11 +14,12 @@ from tritonclient.utils import InferenceServerException
 
 from veridict.forensics.contract import Verdict
 
+from ._attempts import Attempts
 from ._config import ClientConfig
-from ._errors import DeadlineError, VeridictError, is_retryable
-from ._throttle import Throttle
-from ._triton import LINGER, no_time_left, read_answer, request_arguments, tls_arguments, to_error
+from ._errors import VeridictError
+from ._triton import LINGER, no_time_left, read_answer, request_arguments, to_error
 from ._types import Answer, ImageInput, Result, encode_input, parse_answer
+from .throttle import Throttle
 
 
 class AsyncDetectorClient:
@@ -33,8 +33,8 @@ class AsyncDetectorClient:
         """Take a ``host:port``, or a whole :class:`ClientConfig`."""
         base = config or ClientConfig()
         self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
-        self._client: Any = triton_aio.InferenceServerClient(self.config.url, **tls_arguments(self.config))
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._client: Any = triton_aio.InferenceServerClient(**self.config.channel_arguments())
+        self._in_flight: set[asyncio.Task[Any]] = set()
         self._throttle = Throttle(self.config.throttle)
 
     async def detect(
@@ -48,28 +48,21 @@ class AsyncDetectorClient:
         """Return the verdict on one image; arguments and errors as :meth:`DetectorClient.detect`."""
         data = await asyncio.to_thread(encode_input, image)
         request_id = request_id or uuid.uuid4().hex
-        ends = time.monotonic() + (self.config.deadline if deadline is None else deadline)
-        last: VeridictError | None = None
-        for attempt in range(self.config.attempts):
-            left = ends - time.monotonic()
-            if left <= 0:
-                break
+        attempts = Attempts(self.config, deadline, request_id)
+        for left in attempts:
             try:
                 with self._throttle.asking(request_id):
                     answer = await self._infer(data, request_id, left, dict(trace_context or {}))
                 return parse_answer(answer, request_id)
             except VeridictError as error:
-                last = error
-                if not is_retryable(error) or attempt + 1 == self.config.attempts:
-                    raise
-            await asyncio.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
-        raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
+                await asyncio.sleep(attempts.pause_after(error))
+        raise attempts.failure()
 
     async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        """Send one image; a call that is late, or whose caller is cancelled, goes on without them."""
+        """Send one image; the call outlives its deadline and a cancelled caller until it ends by itself."""
         arguments = request_arguments(self.config, data, request_id, timeout, headers)
         call: asyncio.Task[Any] = asyncio.create_task(self._client.infer(**arguments))
-        self._under_way.add(call)
+        self._in_flight.add(call)
         call.add_done_callback(self._ended)
         if not (await asyncio.wait({call}, timeout=timeout))[0]:
             raise no_time_left(request_id)
@@ -79,14 +72,14 @@ class AsyncDetectorClient:
             raise to_error(error, request_id) from error
 
     def _ended(self, call: asyncio.Task[Any]) -> None:
-        self._under_way.discard(call)
+        self._in_flight.discard(call)
         if not call.cancelled():
-            call.exception()  # seen, so that asyncio does not report the error of a call nobody waits for
+            call.exception()  # retrieved, so that asyncio does not report it as never retrieved
 
     async def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None
     ) -> AsyncIterator[Result]:
-        """Yield a :class:`Result` per image, in order, with at most ``concurrency`` requests under way."""
+        """Yield a :class:`Result` per image, in order, with at most ``concurrency`` requests in flight."""
         limit = asyncio.Semaphore(concurrency or self.config.concurrency)
         most = 2 * (concurrency or self.config.concurrency)
 
@@ -110,9 +103,9 @@ class AsyncDetectorClient:
                 task.cancel()
 
     async def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers and its detector, with all that it calls, is loaded."""
+        """Return whether the server answers, and the detector and all models that it calls are loaded."""
         try:
-            # Triton knows the steps of an ensemble, not the networks that one of them calls: ask for all its models.
+            # Triton does not know which networks a step of the ensemble calls, so ask for all models of the server.
             return bool(
                 await self._client.is_server_ready(client_timeout=timeout)
                 and await self._client.is_model_ready(self.config.model, client_timeout=timeout)
@@ -121,9 +114,9 @@ class AsyncDetectorClient:
             return False
 
     async def close(self) -> None:
-        """Close the connection, once calls whose callers gave up have ended, or two seconds later."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=LINGER)
+        """Close the connection when the last calls have ended, or after two seconds."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=LINGER)
         await self._client.close()
 
     async def __aenter__(self) -> AsyncDetectorClient:

@@ -5,24 +5,36 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Tls:
-    """TLS options; with ``certificate`` and ``key`` the client proves itself too (mutual TLS). PEM files."""
+    """TLS options, as PEM files; with ``certificate`` and ``key`` the client authenticates itself too (mutual TLS)."""
 
     root_certificates: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the TLS arguments of tritonclient's ``InferenceServerClient``."""
+        paths = {
+            "root_certificates": self.root_certificates,
+            "private_key": self.key,
+            "certificate_chain": self.certificate,
+        }
+        return {"ssl": True, **{name: str(path) for name, path in paths.items() if path is not None}}
+
 
 @dataclass(frozen=True)
 class ClientConfig:
-    """Where the server is and how patient to be.
+    """Where the server is, and how requests are sent to it.
 
-    ``deadline`` is seconds for one image over all attempts; ``attempts`` counts the first one; the wait before attempt
-    n is a random part of ``backoff`` x 2^n seconds (full jitter), never beyond the deadline. While the server refuses,
-    requests beyond ``throttle`` times those it takes are held back (:mod:`._throttle`); 0 sends everything.
+    ``url``: host:port. ``deadline``: seconds for one image over all attempts. ``attempts``: their number, the first one
+    included. ``backoff``: the wait before attempt n is random between 0 and ``backoff`` x 2^n seconds (full jitter),
+    but never longer than the deadline. ``concurrency``: requests in flight of ``detect_many``. ``throttle``: while the
+    server refuses requests, the client sends at most this many times what the server accepts (:mod:`.throttle`); 0
+    sends everything.
     """
 
     url: str = "127.0.0.1:8001"
@@ -42,6 +54,10 @@ class ClientConfig:
             raise ValueError("deadline must be positive, attempts and concurrency at least 1, backoff not negative")
         if self.throttle and not self.throttle >= 1:
             raise ValueError(f"throttle is 0 (off) or at least 1, not {self.throttle:g}")
+
+    def channel_arguments(self) -> dict[str, Any]:
+        """Return the arguments of tritonclient's ``InferenceServerClient``, blocking or asyncio."""
+        return {"url": self.url, **(self.tls.arguments() if self.tls else {})}
 
     def wait(self, attempt: int) -> float:
         """Return the seconds to wait after failed attempt number ``attempt`` (from 0)."""

@@ -1,14 +1,14 @@
 """The client's error tree.
 
-VeridictError                 anything that goes wrong with one request; carries ``code`` and ``request_id``
-+- InputError                 what was passed is no image the client can send (a missing file, a wrong type)
+VeridictError                 one request failed; has ``code`` and ``request_id``
++- InputError                 the client cannot send the input (a missing file, a wrong type)
 +- InvalidImageError          the server refused the image; ``code`` is one of the ``image.*`` codes; never retried
-+- ServerError                the server gave no verdict on a fit image
++- ServerError                the server gave no verdict on an acceptable image
 |  +- UnavailableError        no connection, or the server is stopping; retried
-|  +- OverloadedError         the server's queue is full; retried with backoff. With the code ``client.throttled`` it
-|  |                          was not asked, since it refused many requests of the last second
+|  +- OverloadedError         the server is full; retried with backoff. With the code ``client.throttled`` the request
+|  |                          was not sent, since the server refused many requests of the last second
 |  +- DeadlineError           no answer before the deadline
-|  +- InternalError           the server failed inside; its log says why
+|  +- InternalError           the server failed; its log says why
 +- ProtocolError              the answer is no ``veridict/1`` document, or the server has no detector
 """
 
@@ -20,7 +20,7 @@ _CODE = re.compile(r"\[((?:image|server)\.[a-z_]+)\]\s*(.*)", re.DOTALL)
 
 
 class VeridictError(Exception):
-    """Anything that goes wrong with one request."""
+    """One request failed."""
 
     default_code = "client.error"
 
@@ -33,7 +33,7 @@ class VeridictError(Exception):
 
 
 class InputError(VeridictError):
-    """What was passed is no image the client can send."""
+    """The client cannot send the input."""
 
     default_code = "client.input"
 
@@ -45,7 +45,7 @@ class InvalidImageError(VeridictError):
 
 
 class ServerError(VeridictError):
-    """The server gave no verdict on a fit image."""
+    """The server gave no verdict on an acceptable image."""
 
     default_code = "server.error"
 
@@ -57,7 +57,7 @@ class UnavailableError(ServerError):
 
 
 class OverloadedError(ServerError):
-    """The server's queue is full."""
+    """The server has reached its limit of images in flight."""
 
     default_code = "server.overloaded"
 
@@ -69,13 +69,13 @@ class DeadlineError(ServerError):
 
 
 class InternalError(ServerError):
-    """The server failed inside."""
+    """The server failed; its log says why."""
 
     default_code = "server.internal"
 
 
 class ProtocolError(VeridictError):
-    """The answer is not what this client understands."""
+    """The client does not understand the answer."""
 
     default_code = "client.protocol"
 
@@ -88,7 +88,7 @@ def from_status(status: str, message: str, request_id: str) -> VeridictError:
     if code.startswith("image."):
         return InvalidImageError(sentence, code=code, request_id=request_id)
     if code == OverloadedError.default_code or "maximum queue size" in message or name == "RESOURCE_EXHAUSTED":
-        return OverloadedError("the server's queue is full", request_id=request_id)
+        return OverloadedError("the server is full", request_id=request_id)
     if code == DeadlineError.default_code or name == "DEADLINE_EXCEEDED" or "timeout expired" in message.lower():
         return DeadlineError("no answer before the deadline", request_id=request_id)
     if name in ("UNAVAILABLE", "CANCELLED"):

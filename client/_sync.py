@@ -12,11 +12,12 @@ from typing import Any
 
 from veridict.forensics.contract import Verdict
 
+from ._attempts import Attempts
 from ._config import ClientConfig
-from ._errors import DeadlineError, VeridictError, is_retryable
-from ._throttle import Throttle
+from ._errors import VeridictError
 from ._triton import TritonTransport
 from ._types import ImageInput, Result, Transport, encode_input, parse_answer
+from .throttle import Throttle
 
 
 class DetectorClient:
@@ -45,8 +46,8 @@ class DetectorClient:
     ) -> Verdict:
         """Return the verdict on one image: encoded bytes, a path, a PIL image or a uint8 RGB array.
 
-        ``deadline`` is seconds over all attempts; ``trace_context`` (``traceparent``, ``tracestate``) goes along as
-        gRPC metadata.
+        ``deadline``: seconds over all attempts. ``trace_context``: ``traceparent`` and ``tracestate``, sent as gRPC
+        metadata.
 
         Raises:
             InputError: the input cannot be sent.
@@ -56,29 +57,22 @@ class DetectorClient:
         """
         data = encode_input(image)
         request_id = request_id or uuid.uuid4().hex
-        ends = time.monotonic() + (self.config.deadline if deadline is None else deadline)
-        last: VeridictError | None = None
-        for attempt in range(self.config.attempts):
-            left = ends - time.monotonic()
-            if left <= 0:
-                break
+        attempts = Attempts(self.config, deadline, request_id)
+        for left in attempts:
             try:
                 with self._throttle.asking(request_id):
                     answer = self._transport.infer(data, request_id, left, dict(trace_context or {}))
                 return parse_answer(answer, request_id)
             except VeridictError as error:
-                last = error
-                if not is_retryable(error) or attempt + 1 == self.config.attempts:
-                    raise
-            time.sleep(max(0.0, min(self.config.wait(attempt), ends - time.monotonic())))
-        raise last or DeadlineError("no time left before the first attempt", request_id=request_id)
+                time.sleep(attempts.pause_after(error))
+        raise attempts.failure()
 
     def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None
     ) -> Iterator[Result]:
-        """Yield a :class:`Result` per image, in order, with at most ``concurrency`` requests under way.
+        """Yield a :class:`Result` per image, in order, with at most ``concurrency`` requests in flight.
 
-        One image's error is its own result's ``error``; the others go on. The iterable is drawn lazily.
+        An error of one image is the ``error`` of its result; the others go on. The iterable is read lazily.
         """
         limit = concurrency or self.config.concurrency
         waiting: deque[tuple[int, Any, Future[Verdict]]] = deque()
@@ -91,10 +85,10 @@ class DetectorClient:
             while waiting:
                 yield _collect(*waiting.popleft())
         finally:
-            pool.shutdown(cancel_futures=True)  # a caller that stops early does not wait for what has not begun
+            pool.shutdown(cancel_futures=True)  # after an early stop, requests that have not begun are dropped
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers and its detector, with all that it calls, is loaded."""
+        """Return whether the server answers, and the detector and all models that it calls are loaded."""
         return self._transport.ready(timeout)
 
     def close(self) -> None:

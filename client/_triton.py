@@ -16,23 +16,10 @@ from ._config import ClientConfig
 from ._errors import DeadlineError, ProtocolError, VeridictError, from_status
 from ._types import Answer
 
-#: Seconds that gRPC waits for an answer beyond the caller's deadline, and those that closing waits for such answers.
-#: A call whose caller gave up is left to end by itself: cancelling it sends the server a cancellation in the middle of
-#: its ensemble, and Triton 2.51 crashes at one in fifty of these (compare issues 7368 and 8034 of
-#: triton-inference-server/server).
+#: Seconds that gRPC waits for an answer after the caller's deadline, and seconds that closing waits for such answers.
+#: A call is never cancelled: a cancellation that reaches the server in the middle of its ensemble crashes Triton 2.51
+#: in one of fifty cases (fault 3 of docs/triton-2.51-faults.md).
 _LATE, LINGER = 10.0, 2.0
-
-
-def tls_arguments(config: ClientConfig) -> dict[str, Any]:
-    """Return tritonclient's TLS arguments."""
-    if config.tls is None:
-        return {}
-    paths = {
-        "root_certificates": config.tls.root_certificates,
-        "private_key": config.tls.key,
-        "certificate_chain": config.tls.certificate,
-    }
-    return {"ssl": True, **{name: str(path) for name, path in paths.items() if path is not None}}
 
 
 def request_arguments(
@@ -84,12 +71,12 @@ class TritonTransport:
     def __init__(self, config: ClientConfig) -> None:
         """Open a channel; nothing is sent yet."""
         self._config = config
-        self._client = triton.InferenceServerClient(config.url, **tls_arguments(config))
-        self._under_way = 0
+        self._client = triton.InferenceServerClient(**config.channel_arguments())
+        self._in_flight = 0
         self._changed = threading.Condition()
 
     def infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        """Send one image; after ``timeout`` seconds the call goes on without its caller."""
+        """Send one image; after ``timeout`` seconds the caller gets an error, and the call ends by itself."""
         answered: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
 
         def ended(result: Any, error: InferenceServerException | None) -> None:
@@ -114,14 +101,14 @@ class TritonTransport:
 
     def _count(self, change: int) -> None:
         with self._changed:
-            self._under_way += change
-            if not self._under_way:
+            self._in_flight += change
+            if not self._in_flight:
                 self._changed.notify_all()
 
     def ready(self, timeout: float) -> bool:
         """Return whether the detector is ready, and all that it calls."""
         try:
-            # Triton knows the steps of an ensemble, not the networks that one of them calls: ask for all its models.
+            # Triton does not know which networks a step of the ensemble calls, so ask for all models of the server.
             return bool(
                 self._client.is_server_ready(client_timeout=timeout)
                 and self._client.is_model_ready(self._config.model, client_timeout=timeout)
@@ -130,7 +117,7 @@ class TritonTransport:
             return False
 
     def close(self) -> None:
-        """Close the channel, once calls whose callers gave up have ended, or two seconds later."""
+        """Close the channel when the last calls have ended, or after two seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._under_way, LINGER)
+            self._changed.wait_for(lambda: not self._in_flight, LINGER)
         self._client.close()

@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ._config import ClientConfig, Tls
+from ._config import ClientConfig
 from ._errors import ServerError
 from ._sync import DetectorClient
 from ._types import Result
+from .connection import add_connection_arguments, connection_or_exit
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _BAR_FROM = 20
-
-
-def add_connection_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options every command that talks to a server has."""
-    url = os.environ.get("VERIDICT_URL", ClientConfig.url)
-    parser.add_argument(
-        "--url", default=url, help="host:port of the gRPC endpoint (default: $VERIDICT_URL or %(default)s)"
-    )
-    parser.add_argument("--deadline", type=float, default=ClientConfig.deadline, help="seconds for one image")
-    parser.add_argument("--tls", action="store_true", help="connect with TLS")
-    parser.add_argument("--tls-root", type=Path, help="PEM file of the certificates to trust (implies --tls)")
-    parser.add_argument("--tls-certificate", type=Path, help="PEM certificate of this client, for mutual TLS")
-    parser.add_argument("--tls-key", type=Path, help="PEM key of this client, for mutual TLS")
-
-
-def connect(arguments: argparse.Namespace, concurrency: int = ClientConfig.concurrency) -> DetectorClient:
-    """Return a client for the connection options; exit with status 2 when they are wrong."""
-    tls = None
-    if arguments.tls or arguments.tls_root or arguments.tls_certificate:
-        tls = Tls(arguments.tls_root, arguments.tls_certificate, arguments.tls_key)
-    try:
-        config = ClientConfig(arguments.url, deadline=arguments.deadline, concurrency=concurrency, tls=tls)
-    except ValueError as error:
-        print(f"veridict: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    return DetectorClient(config=config)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", metavar="PATH", help="image files, folders (searched through), or - for stdin"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document per line instead of text")
-    parser.add_argument("--concurrency", type=int, default=ClientConfig.concurrency, help="requests under way at once")
+    parser.add_argument("--concurrency", type=int, default=ClientConfig.concurrency, help="requests in flight")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--deadline", type=float, default=ClientConfig.deadline, help="seconds for one image")
     add_connection_arguments(parser)
 
 
@@ -106,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"veridict detect: {error}", file=sys.stderr)
         return 2
     failed = 0
-    with connect(arguments, arguments.concurrency) as client:
+    config = connection_or_exit(arguments, deadline=arguments.deadline, concurrency=arguments.concurrency)
+    with DetectorClient(config=config) as client:
         hidden = arguments.quiet or len(names) < _BAR_FROM or not sys.stderr.isatty()
         with tqdm(total=len(names), unit="image", disable=hidden) as bar:
             for result in client.detect_many(_read(names)):

@@ -1,15 +1,14 @@
-"""``veridict serve``."""
+"""``veridict serve``: runs the detector until it is stopped."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
+from .interrupts import interrupt_once
 from .launcher import LaunchError, ServerSettings, TritonServer
-from .repository import RepositoryError, default_repository
+from .manifest import RepositoryError, default_repository
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds to wait for the models")
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Serve until interrupted (status 0) or until the server dies (status 1)."""
     settings = ServerSettings(
@@ -38,10 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
         metrics_port=arguments.metrics_port,
         ready_timeout=arguments.ready_timeout,
     )
-    signal.signal(signal.SIGTERM, _stop)
     server = TritonServer(settings, log=lambda line: print(line, file=sys.stderr, flush=True))
     try:
-        with server:
+        with interrupt_once(), server:
             ports = server.ports
             print(
                 f"ready: gRPC {server.url}, health http://{settings.host}:{ports['http']}/v2/health/ready", flush=True

@@ -32,24 +32,35 @@ COMMANDS = {
 USAGE_ERROR = 2
 
 
+def build_parser(command: str = "") -> argparse.ArgumentParser:
+    """Return the parser of the whole command line.
+
+    Only the options of ``command`` are declared, because that imports its module.
+
+    Raises:
+        ImportError: the module of ``command`` needs a package that is not installed.
+    """
+    parser = argparse.ArgumentParser(prog="veridict", description="Real or deepfake, of what kind, and why.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 done, 1 something failed, 2 usage."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(prog="veridict", description="Real or deepfake, of what kind, and why.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
-    for name, (_, summary) in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == chosen:
-            try:
-                module = importlib.import_module(COMMANDS[name][0])
-            except ImportError as error:
-                print(f"veridict {name}: {error}; install the extra it belongs to (see the README)", file=sys.stderr)
-                return USAGE_ERROR
-            module.add_arguments(sub)
+    chosen = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    try:
+        parser = build_parser(chosen)
+    except ImportError as error:
+        print(f"veridict {chosen}: {error}; install the extra it belongs to (see the README)", file=sys.stderr)
+        return USAGE_ERROR
     parsed = parser.parse_args(arguments)
     try:
-        return int(module.run(parsed))
+        return int(importlib.import_module(COMMANDS[parsed.command][0]).run(parsed))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""``veridict demo``: a real server, real photographs and manipulated versions of them, and an HTML report."""
+"""``veridict demo``: start a server, judge photographs and manipulated versions of them, and write an HTML report."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from veridict.client import DetectorClient, VeridictError
+from veridict.forensics.arrays import Pixels
 
 from .launcher import LaunchError, ServerSettings
+from .manifest import RepositoryError
 from .own_server import own_server
-from .repository import RepositoryError
-
-Pixels = npt.NDArray[np.uint8]
 
 
-def _jpeg(pixels: Pixels, quality: int = 90) -> bytes:
+def _encode(pixels: Pixels, form: str = "JPEG") -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(buffer, form, quality=90)
     return buffer.getvalue()
 
 
@@ -42,7 +40,7 @@ def splice(background: Pixels, part: Pixels, center: tuple[int, int]) -> Pixels:
 
 
 def blend_face(pixels: Pixels, box: tuple[int, int, int, int]) -> Pixels:
-    """Return the picture with its face replaced by a mirrored, smoothed copy: the steps of a simple face swap."""
+    """Return the image with its face replaced by a mirrored, smoothed, toned copy: the steps of a simple face swap."""
     x, y, width, height = box
     face = np.ascontiguousarray(pixels[y : y + height, x : x + width][:, ::-1])
     small = cv2.resize(face, (96, 96), interpolation=cv2.INTER_AREA)
@@ -52,7 +50,7 @@ def blend_face(pixels: Pixels, box: tuple[int, int, int, int]) -> Pixels:
 
 
 def generated_texture(side: int = 512, seed: int = 7) -> Pixels:
-    """Return a picture no camera took: sinusoids warped by each other, in saturated colours."""
+    """Return an image that no camera took: sinusoids that warp each other, in saturated colours."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:side, 0:side] / side * 2 * np.pi
     channels = []
@@ -64,7 +62,7 @@ def generated_texture(side: int = 512, seed: int = 7) -> Pixels:
 
 
 def sample_images() -> dict[str, bytes]:
-    """Return the demo's files by name: photographs from scikit-image, and manipulations of them."""
+    """Return the demo's encoded files by name: photographs from scikit-image, and manipulated versions of them."""
     from skimage import data
 
     from veridict.forensics.faces import find_faces
@@ -74,33 +72,25 @@ def sample_images() -> dict[str, bytes]:
     boxes = find_faces(astronaut)
     cut = cv2.resize(cat[20:280, 100:400], (150, 130), interpolation=cv2.INTER_AREA)
     images = {
-        "photo-astronaut.jpg": _jpeg(astronaut),
-        "photo-cat.jpg": _jpeg(cat),
-        "photo-coffee.jpg": _jpeg(coffee),
-        "photo-rocket.jpg": _jpeg(rocket),
-        "manipulated-splice.jpg": _jpeg(splice(coffee, cut, (470, 100))),
-        "generated-texture.png": _png(generated_texture()),
+        "photo-astronaut.jpg": _encode(astronaut),
+        "photo-cat.jpg": _encode(cat),
+        "photo-coffee.jpg": _encode(coffee),
+        "photo-rocket.jpg": _encode(rocket),
+        "manipulated-splice.jpg": _encode(splice(coffee, cut, (470, 100))),
+        "generated-texture.png": _encode(generated_texture(), "PNG"),
     }
     if boxes:
-        images["manipulated-face-blend.jpg"] = _jpeg(blend_face(astronaut, boxes[0]))
+        images["manipulated-face-blend.jpg"] = _encode(blend_face(astronaut, boxes[0]))
     return images
-
-
-def _png(pixels: Pixels) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder of the images and the report")
+    parser.add_argument("--output", type=Path, default=Path("build/demo"), help="folder for the images and the report")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Judge the samples on a server of our own; return 0 when every one got a verdict."""
+    """Judge the samples on a server that the demo starts; return 0 if every sample has a verdict, otherwise 1."""
     from veridict.explain.reports.report import Entry, render_report
 
     folder: Path = arguments.output

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from .repository import check_repository, default_repository
+from .manifest import default_repository
+from .repository import check_repository
 
 
 class LaunchError(RuntimeError):
@@ -265,7 +266,7 @@ class TritonServer:
                 pass
             self._process.wait()
             # A server that died, or that had to be killed, leaves its regions behind.
-            for pattern in (f"{self._shared_memory_prefix}*", f"veridict-tickets-{self._process.pid}-*"):
+            for pattern in (f"{self._shared_memory_prefix}*", f"veridict-slots-{self._process.pid}-*"):
                 for region in Path("/dev/shm").glob(pattern):  # noqa: S108 - shm_open's folder
                     region.unlink(missing_ok=True)
             if self._reader is not None:

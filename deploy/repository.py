@@ -1,97 +1,28 @@
-"""The model repository on disk: its manifest, the data the fusion step reads, and the checks before a server starts."""
+"""The model repository before it is served: the checks, and the data that the fusion step reads."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from veridict.forensics.calibration import Calibration, load_calibration
 from veridict.forensics.contract import ModelVersions
-from veridict.forensics.fusion import PromptBank
-from veridict.forensics.signature import ENGINES, MODELS
+from veridict.forensics.fusion import Judgement, PromptBank
+from veridict.forensics.policy import load_policy
+from veridict.forensics.signature import CLIP_IMAGE, EMBEDDING_OUT, ENGINES, FACE_CNN, INTERMEDIATES_OUT, MODELS
 
-MANIFEST = "manifest.json"
+from .manifest import ENGINE_FILES, FACE_FINDER, Manifest, RepositoryError, file_sha256, read_manifest, tracked_files
+from .model_config import read_model_config
+
+if TYPE_CHECKING:
+    from veridict.forensics.signature import Model
+
 PROMPT_BANK = Path("fusion/1/prompt_bank.npz")
 CALIBRATION = Path("fusion/1/calibration.json")
-#: The file an engine step needs in its version folder, by profile.
-ENGINE_FILES = {"cpu": "model.onnx", "gpu": "model.plan"}
-#: Served by the CPU profile in place of ``model.onnx`` where it is there.
-INT8_GRAPH = "model.int8.onnx"
-#: What an engine is built from: the same network with half-precision casts in the graph.
-FP16_GRAPH = "model.fp16.onnx"
-#: What an fp8 engine is built from: the half-precision graph with its matrix products in fp8.
-FP8_GRAPH = "model.fp8.onnx"
-#: What may stand beside ``model.onnx``, made of the same weights: engines, and graphs of another precision.
-DERIVED_FILES = (ENGINE_FILES["gpu"], "model.rtx", INT8_GRAPH, FP16_GRAPH, FP8_GRAPH)
-
-
-class RepositoryError(RuntimeError):
-    """The model repository cannot be served; the message says what is missing or altered and how to mend it."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What ``manifest.json`` says: a sha256 per weight or data file, and where the weights come from."""
-
-    files: dict[str, str]
-    source: dict[str, Any]
-
-
-def default_repository() -> Path:
-    """Return the bundled model repository: it stands beside this package, installed or in a checkout."""
-    here = Path(__file__).resolve().parent
-    return here.parent / "model_repository"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def tracked_files(repository: Path) -> list[Path]:
-    """Return the files a manifest covers, relative and sorted: networks, their weights, prompt bank, calibration."""
-    wanted = [Path(name) / "1" / file for name in ENGINES for file in (ENGINE_FILES["cpu"], *DERIVED_FILES)]
-    wanted += [path.relative_to(repository) for path in repository.glob("*/1/*.safetensors")]
-    return sorted(path for path in [*wanted, PROMPT_BANK, CALIBRATION] if (repository / path).exists())
-
-
-def write_manifest(repository: Path, source: dict[str, Any]) -> None:
-    """Write ``manifest.json`` over the files that stand in the repository now."""
-    files = {str(path): file_sha256(repository / path) for path in tracked_files(repository)}
-    document = {"schema": "veridict-manifest/1", "files": files, "source": source}
-    (repository / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
-
-
-def read_manifest(repository: Path) -> Manifest:
-    """Return the parsed manifest.
-
-    Raises:
-        RepositoryError: it is missing or malformed.
-    """
-    path = repository / MANIFEST
-    try:
-        document = json.loads(path.read_text())
-        return Manifest(dict(document["files"]), dict(document["source"]))
-    except FileNotFoundError as error:
-        message = f"{path} is missing: is {repository} a model repository? Build one with veridict export"
-        raise RepositoryError(message) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RepositoryError(
-            f"{path} is damaged ({error}); build the repository again with veridict export"
-        ) from error
-
-
-def cpu_graph(version_folder: Path) -> Path:
-    """Return the graph that the CPU profile runs: the int8 one where the export made one."""
-    quantised = version_folder / INT8_GRAPH
-    return quantised if quantised.exists() else version_folder / ENGINE_FILES["cpu"]
+POLICY = Path("fusion/1/policy.json")
 
 
 def query_gpus(what: str) -> list[str]:
@@ -125,42 +56,73 @@ def engine_problems(source: dict[str, Any], gpu: str) -> list[str]:
     return problems
 
 
-def configuration_problems(repository: Path) -> list[str]:
-    """Return what keeps Triton from loading the model folders, or them from working together."""
-    # A folder of an earlier version may be left with nothing but compiled Python in it; Triton ends at its sight.
+def configuration_problems(repository: Path, profile: str, manifest: Manifest) -> list[str]:
+    """Return what keeps Triton from loading the model folders, or the models from working together."""
+    # A folder of an earlier version may be left with only compiled Python in it; Triton ends when it meets one.
     left_over = (f for f in repository.iterdir() if f.is_dir() and f.name not in MODELS)
     problems = [f"{f.name} has no config.pbtxt: remove it" for f in left_over if not (f / "config.pbtxt").exists()]
     for name, model in MODELS.items():
-        path = repository / name / "config.pbtxt"
+        own = repository / name / "configs" / f"{profile}.pbtxt"
+        path = own if own.exists() else repository / name / "config.pbtxt"
         if not path.exists():
             problems.append(f"{name}/config.pbtxt is missing")
             continue
-        text = path.read_text()
-        lacking = [t.name for t in (*model.inputs, *model.outputs) if f'name: "{t.name}"' not in text]
-        if lacking:
-            problems.append(f"{name}/config.pbtxt has no {', '.join(lacking)}: export the repository anew")
+        problems += _tensor_problems(repository, path, model, manifest)
     return problems
 
 
-def check_repository(repository: Path, profile: str) -> Manifest:
-    """Return the manifest when every model the profile serves is there and every file is what the manifest says.
+def _tensor_problems(repository: Path, path: Path, model: Model, manifest: Manifest) -> list[str]:
+    try:
+        config = read_model_config(path)
+    except ValueError as error:
+        return [str(error)]
+    where = path.relative_to(repository)
+    present = {tensor.name: tuple(tensor.dims) for tensor in (*config.input, *config.output)}
+    lacking = [tensor.name for tensor in (*model.inputs, *model.outputs) if tensor.name not in present]
+    problems = [f"{where} has no {', '.join(lacking)}: export the repository anew"] if lacking else []
+    network = manifest.networks.get(model.name)
+    for tensor, dims in (network.outputs if network else {}).items():
+        if tensor in present and present[tensor] != dims:
+            problems.append(f"{where}: {tensor} is {list(present[tensor])}, in the manifest {list(dims)}")
+    return problems
 
-    Raises:
-        RepositoryError: a model or file is missing, altered or malformed; the message lists every problem.
-    """
-    manifest = read_manifest(repository)
-    problems = configuration_problems(repository)
-    required = [str(Path(name) / "1" / ENGINE_FILES[profile]) for name in ENGINES]
-    required += [str(PROMPT_BANK), str(CALIBRATION)]
-    problems += [f"{name} is not in the manifest" for name in required if name not in manifest.files]
+
+def file_problems(manifest: Manifest) -> list[str]:
+    """Return which files are missing, altered or not in the manifest."""
+    problems = [
+        f"{name} is not in the manifest" for name in tracked_files(manifest.folder) if name not in manifest.files
+    ]
     for name, expected in manifest.files.items():
-        path = repository / name
+        path = manifest.path(name)
         if not path.exists():
             problems.append(f"{name} is missing")
         elif file_sha256(path) != expected:
             problems.append(f"{name} differs from the manifest")
+    return problems
+
+
+def check_repository(repository: Path, profile: str) -> Manifest:
+    """Return the manifest when every model the profile serves is there and every file is as the manifest says.
+
+    Raises:
+        RepositoryError: a model or file is missing, altered, unknown or malformed; the message lists every problem.
+    """
+    manifest = read_manifest(repository)
+    required = [str(Path(name) / "1" / ENGINE_FILES[profile]) for name in ENGINES]
+    required += [str(PROMPT_BANK), str(CALIBRATION), str(POLICY)]
+    problems = [f"{name} is not in the manifest" for name in required if name not in manifest.files]
+    problems += configuration_problems(repository, profile, manifest)
+    altered = file_problems(manifest)
+    if altered:
+        altered[-1] += f" (after a change on purpose: veridict export --update-manifest --output {repository})"
+    problems += altered
     if profile == "gpu":
         problems += engine_problems(manifest.source, installed_gpu())
+    if not problems:
+        try:
+            load_judgement(repository, profile)
+        except (RepositoryError, ValueError) as error:
+            problems.append(str(error))
     if problems:
         raise RepositoryError(f"{repository} cannot be served with the {profile} profile: " + "; ".join(problems))
     return manifest
@@ -182,16 +144,43 @@ def load_prompt_bank(path: Path) -> PromptBank:
     )
 
 
-def load_judgement(repository: Path) -> tuple[PromptBank, Calibration, ModelVersions]:
-    """Return all that the fusion step needs besides its inputs."""
-    bank = load_prompt_bank(repository / PROMPT_BANK)
-    calibration = load_calibration(repository / CALIBRATION)
-    files = read_manifest(repository).files
+def load_judgement(repository: Path, profile: str = "cpu") -> Judgement:
+    """Return all that the fusion step needs besides an observation.
 
-    def version(model: str) -> str:
-        found = [
-            sha for name, sha in files.items() if name.startswith(f"{model}/") and name.endswith((".onnx", ".plan"))
-        ]
-        return found[-1][:12] if found else "unknown"
+    Raises:
+        RepositoryError: a file is missing or malformed, or the files do not fit each other or the served CLIP.
+    """
+    manifest = read_manifest(repository)
+    try:
+        bank = load_prompt_bank(repository / PROMPT_BANK)
+        calibration = load_calibration(repository / CALIBRATION)
+        policy = load_policy(repository / POLICY, calibration)
+    except (OSError, ValueError) as error:
+        raise RepositoryError(str(error)) from error
+    _check_widths(bank, calibration, manifest)
+    versions = ModelVersions(
+        clip=manifest.version(CLIP_IMAGE.name, profile),
+        face_cnn=manifest.version(FACE_CNN.name, profile),
+        calibration=calibration.version,
+        face_finder=manifest.version(FACE_FINDER, profile),
+        policy=policy.version,
+    )
+    return Judgement(bank, calibration, policy, versions)
 
-    return bank, calibration, ModelVersions(version("clip_image"), version("face_cnn"), calibration.version)
+
+def _check_widths(bank: PromptBank, calibration: Calibration, manifest: Manifest) -> None:
+    """Check that prompt bank and token head fit what the served CLIP puts out."""
+    outputs = manifest.networks[CLIP_IMAGE.name].outputs
+    embedding, tokens = outputs.get(EMBEDDING_OUT.name), outputs.get(INTERMEDIATES_OUT.name)
+    if embedding != (bank.embeddings.shape[1],):
+        raise RepositoryError(
+            f"{PROMPT_BANK} has embeddings of {bank.embeddings.shape[1]} features, clip_image puts out {embedding}"
+        )
+    if calibration.head is not None and calibration.head.mean.shape != tokens:
+        raise RepositoryError(
+            f"the token head takes class tokens {calibration.head.mean.shape}, clip_image puts out {tokens}: "
+            "run veridict calibrate on this repository"
+        )
+    family = manifest.source.get("clip_family")
+    if family and calibration.family != family:
+        raise RepositoryError(f"{CALIBRATION} was fitted on {calibration.family}, the repository serves {family}")

@@ -10,20 +10,33 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from veridict.deploy.repository import check_repository, cpu_graph, load_judgement
+from veridict.deploy.manifest import read_manifest
+from veridict.deploy.repository import check_repository, load_judgement
 from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
 from veridict.forensics.allocation import keep_freed_memory
+from veridict.forensics.arrays import AnyArray, Float32Array, Pixels
 from veridict.forensics.contract import Verdict
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import resize_view
-from veridict.forensics.fusion import Observation, fuse
-from veridict.forensics.preprocess import Prepared, prepare
+from veridict.forensics.fusion import fuse
+from veridict.forensics.observation import Observation
+from veridict.forensics.preprocess import prepare
 
 #: A network: rows in, a row of every output per row out.
-Run = Callable[[npt.NDArray[np.generic]], tuple[npt.NDArray[np.float32], ...]]
+Run = Callable[[AnyArray], tuple[Float32Array, ...]]
+
+
+def load_networks(repository: Path, threads: int) -> dict[str, Run]:
+    """Return the networks of a verdict as the CPU profile serves them, by model name.
+
+    Raises:
+        RepositoryError: the manifest is missing or malformed.
+    """
+    manifest = read_manifest(repository)
+    names = (sig.CLIP_IMAGE.name, sig.FACE_CNN.name)
+    return {name: Network(manifest.graph(name, "cpu"), threads) for name in names}
 
 
 class InProcessDetector:
@@ -47,27 +60,24 @@ class InProcessDetector:
         ``threads`` threads.
         """
         keep_freed_memory()
-        self._networks = networks or {
-            model.name: Network(cpu_graph(repository / model.name / "1"), threads)
-            for model in (sig.CLIP_IMAGE, sig.FACE_CNN)
-        }
+        self._networks = networks or load_networks(repository, threads)
         self._pool = pool or ThreadPoolExecutor(threads)
         if needs_calibration:
             check_repository(repository, "cpu")
-            self.bank, self.calibration, self.versions = load_judgement(repository)
+            self.judgement = load_judgement(repository)
 
-    def embed(self, views: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return CLIP embeddings [N, D] and intermediates [N, I] of views uint8 [N, 224, 224, 3]."""
-        embeddings, intermediates = self._networks[sig.CLIP_IMAGE.name](views)
-        return embeddings, intermediates
+    def embed(self, views: Pixels) -> tuple[Float32Array, Float32Array]:
+        """Return CLIP embeddings [N, D] and class tokens [N, K, W] of views uint8 [N, 224, 224, 3]."""
+        embeddings, tokens = self._networks[sig.CLIP_IMAGE.name](views)
+        return embeddings, tokens
 
-    def score_faces(self, crops: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def score_faces(self, crops: Pixels) -> Float32Array:
         """Return face logits [N] of crops uint8 [N, 224, 224, 3]; N may be 0."""
         if not len(crops):
             return np.zeros(0, np.float32)
         return self._networks[sig.FACE_CNN.name](crops)[0][:, 0]
 
-    def score_whole(self, batch: Sequence[bytes]) -> npt.NDArray[np.float32]:
+    def score_whole(self, batch: Sequence[bytes]) -> Float32Array:
         """Return the face CNN's logits [N] of whole files squeezed to its input: for files that are face crops.
 
         Raises:
@@ -81,25 +91,13 @@ class InProcessDetector:
         Raises:
             ImageError: an image is refused.
         """
-        prepared: list[Prepared] = list(self._pool.map(prepare, batch))
-        embeddings, intermediates = self.embed(np.stack([p.view for p in prepared]))
+        prepared = list(self._pool.map(prepare, batch))
+        embeddings, tokens = self.embed(np.stack([p.view for p in prepared]))
         crops = [crop for p in prepared for crop in p.crops]
-        logits = iter(self.score_faces(np.stack(crops)) if crops else np.zeros(0, np.float32))
-        return [
-            Observation(
-                request_id="",
-                image=p.image,
-                measurements=p.measurements,
-                embedding=embedding,
-                intermediates=middle,
-                boxes=p.boxes,
-                face_logits=[float(next(logits)) for _ in p.boxes],
-                timings_ms=p.timings_ms,
-                faces_found=p.faces_found,
-                tone=p.tone,
-            )
-            for p, embedding, middle in zip(prepared, embeddings, intermediates, strict=True)
-        ]
+        logits = self.score_faces(np.stack(crops)) if crops else np.zeros(0, np.float32)
+        faces = np.split(logits, np.cumsum([len(p.crops) for p in prepared])[:-1])
+        rows = zip(prepared, embeddings, tokens, faces, strict=True)
+        return [p.observation.with_scores(embedding, middle, found) for p, embedding, middle, found in rows]
 
     def detect(self, batch: Sequence[bytes]) -> list[Verdict]:
         """Return a verdict per encoded image.
@@ -107,4 +105,4 @@ class InProcessDetector:
         Raises:
             ImageError: an image is refused.
         """
-        return [fuse(seen, self.bank, self.calibration, self.versions) for seen in self.observe(batch)]
+        return [fuse(observation, self.judgement) for observation in self.observe(batch)]

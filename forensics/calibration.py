@@ -1,14 +1,13 @@
-"""The calibration file: percentiles of real photographs, fusion weights, thresholds and uncertain bands.
+"""The calibration file: percentiles of real photographs and the weights of the signals.
 
-Everything fitted from data lives in this one JSON file and the token head beside it; the code has no figure of its own
-to tune.
+Everything fitted from data lives in this JSON file, the token head in the same folder and the policy
+(:mod:`.policy`); the code has no figure of its own to tune.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,21 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from .arrays import Float64Array
+from .signals import FORENSIC, ROWS, TERMS
 from .token_head import TokenHead, load_token_head
 
-SCHEMA = "veridict-calibration/2"
-FORENSIC = ("ela", "blur", "noise")
-#: Every term that a regime may weigh: the zero-shot margin, the head on class tokens, the most suspicious face,
-#: forensics.
-TERMS = ("clip", "tokens", "face", *FORENSIC)
-#: The terms that mean nothing on another CLIP than the one they were fitted on.
-CLIP_TERMS = ("clip", "tokens")
+SCHEMA = "veridict-calibration/3"
 #: The head's file, in the folder of the calibration file.
 HEAD_FILE = "token_head.safetensors"
-#: How far a term's value counts, in its scales: a single wild value decides nothing.
+#: How far a term's value counts, in its scales: a single extreme value decides nothing.
 CLIP_AT = 4.0
+#: The kinds of image that every calibration has: close-ups of a face, close-ups of a face that the face CNN suspects,
+#: and images of a category that ``kinds`` does not list.
+CLOSE_UP, SUSPECT, OTHER = KINDS = ("close-up", "suspect close-up", "other")
+#: The three sets of weights: the two kinds of close-up have their own, every other image has ``general``.
+GENERAL = "general"
+REGIMES = (GENERAL, "close_up", "suspect")
+
+
+def regime_name(kind: str) -> str:
+    """Return the name of the regime that weighs a kind of image."""
+    return {CLOSE_UP: "close_up", SUSPECT: "suspect"}.get(kind, GENERAL)
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,18 @@ class Percentiles:
         return float(np.interp(value, *self._curves[bisect_right(self.edges, longest_side)]))
 
     @cached_property
-    def _curves(self) -> list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-        """Return quantiles and their shares (0..100) per size class: arrays once, not at every look-up."""
+    def _curves(self) -> list[tuple[Float64Array, Float64Array]]:
+        """Return quantiles and their shares (0..100) per size class, as arrays made once."""
         return [(np.array(row), np.linspace(0.0, 100.0, len(row))) for row in self.values]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the logit: offset + slope x (value - center) / scale; an absent one contributes nothing.
+    """One term of the logit: offset + slope x (value - center) / scale; an absent signal contributes nothing.
 
-    The slope is ``weight``, and ``weight_below`` below the center: a face that looks generated says much, one that does
-    not says little, since most generated pictures were made by what the face CNN does not know. ``offset`` is what its
-    presence alone says: that a face is suspect, in the regime of suspect faces.
+    The slope is ``weight`` from the center upwards and ``weight_below`` below it. A face that looks generated is strong
+    evidence; a face that looks real is weak evidence, since the face CNN does not know most generators. ``offset`` is
+    the contribution of the signal's presence: in the regime of suspect faces, that there is such a face.
     """
 
     weight: float
@@ -81,51 +86,34 @@ class Term:
 
 @dataclass(frozen=True)
 class Regime:
-    """How the terms are weighed, and the probability from which a picture counts as a deepfake.
+    """How the terms are weighed.
 
-    Three are weighed apart: close-ups of a face that the face CNN suspects, other close-ups, and all other pictures. A
-    swapped face in a real frame looks real to CLIP, so what CLIP says must not outvote the face CNN where that knows
-    best. Forensic terms (ELA, blur, noise) together count at most ``forensic_cap`` logits.
+    There are three regimes: close-ups of a face that the face CNN suspects, other close-ups, and all other images. A
+    swapped face in a real frame looks real to CLIP, so in close-ups CLIP must not outvote the face CNN.
     """
 
     bias: float
     terms: dict[str, Term]
-    forensic_cap: float
-    threshold: float
 
-    def weigh(self, values: Mapping[str, float]) -> dict[str, float]:
+    def weigh(self, values: Mapping[str, float], forensic_cap: float) -> dict[str, float]:
         """Return the contribution of every term that has a value, in logits; with the bias they sum to the logit.
 
-        Forensic contributions are scaled down together when their sum exceeds the cap, so that they never convict (or
-        acquit) alone.
+        Forensic contributions (ELA, blur, noise) are scaled down together when their sum exceeds ``forensic_cap``
+        logits, so that they never convict (or acquit) alone.
         """
         parts = {name: term.contribution(values[name]) for name, term in self.terms.items() if name in values}
         forensic = sum(part for name, part in parts.items() if name in FORENSIC)
-        shrink = min(1.0, self.forensic_cap / abs(forensic)) if forensic else 1.0
+        shrink = min(1.0, forensic_cap / abs(forensic)) if forensic else 1.0
         return {name: part * (shrink if name in FORENSIC else 1.0) for name, part in parts.items()}
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """When an answer is of low confidence.
-
-    ``bands`` holds, per kind of picture, the probabilities between which verdicts on unseen sources were wrong too
-    often. ``face`` is the probability from which a face called fake contradicts a verdict of real; ``unusual`` the
-    distance of the class tokens from those of the training pictures (1 on average) from which the head knows nothing of
-    the picture.
-    """
-
-    bands: dict[str, tuple[float, float]]
-    face: float
-    unusual: float
 
 
 @dataclass(frozen=True)
 class Calibration:
     """A parsed calibration file and its token head; ``version`` is the start of the sha256 of both.
 
-    ``family`` is the CLIP that head and terms were fitted on. ``kinds`` maps image categories to the kinds of picture
-    that confidence is measured by; close-ups are kinds of their own.
+    ``family``: the CLIP that head and terms were fitted on. ``low`` and ``high``: the percentiles below and above which
+    a forensic signal reads low or high. ``kinds`` maps image categories to kinds of image; close-ups are kinds of their
+    own. ``regimes``: by the names of :data:`REGIMES`.
     """
 
     version: str
@@ -133,42 +121,36 @@ class Calibration:
     percentiles: dict[str, Percentiles]
     low: float
     high: float
-    close_up: Regime
-    suspect: Regime
-    general: Regime
+    regimes: Mapping[str, Regime]
     close_up_share: float
     suspect_logit: float
-    doubt: Doubt
     kinds: dict[str, str]
     clip_temperature: float
     head: TokenHead | None
     source: dict[str, Any]
 
     def kind(self, face_share: float, face_logit: float, category: str) -> str:
-        """Return the kind of picture that confidence is measured by.
+        """Return the kind of image.
 
-        ``face_share`` is the length of the largest face over the picture's shorter side (0 = no face), ``face_logit``
-        the highest of its faces.
+        ``face_share`` is the length of the largest face over the image's shorter side (0 = no face), ``face_logit``
+        the highest logit of its faces.
         """
         if face_share >= self.close_up_share:
             return SUSPECT if face_logit >= self.suspect_logit else CLOSE_UP
         return self.kinds.get(category, OTHER)
 
     def regime(self, kind: str) -> Regime:
-        """Return the weights for a kind of picture."""
-        return {SUSPECT: self.suspect, CLOSE_UP: self.close_up}.get(kind, self.general)
-
-
-#: The kinds that every calibration has: close-ups of a face, those of a face that the face CNN suspects, and pictures
-#: of a category that ``kinds`` does not list.
-CLOSE_UP, SUSPECT, OTHER = "close-up", "suspect close-up", "other"
+        """Return the weights for a kind of image."""
+        return self.regimes[regime_name(kind)]
 
 
 def load_calibration(path: Path) -> Calibration:
-    """Read and check a calibration file and the token head beside it.
+    """Read and check a calibration file and the token head in the same folder.
 
     Raises:
-        ValueError: a file is malformed, the head is not the one it was fitted with, or forensic evidence could convict.
+        ValueError: a file is malformed, the head is not the one that the file was fitted with, or the file does not
+        match
+            the table of signals.
     """
     data = path.read_bytes()
     try:
@@ -176,48 +158,51 @@ def load_calibration(path: Path) -> Calibration:
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}")
         head, digest = _load_head(path.with_name(HEAD_FILE), document["clip"]["head_sha256"])
+        fusion = document["fusion"]
         calibration = Calibration(
             version=hashlib.sha256(data + digest.encode()).hexdigest()[:12],
             family=str(document["clip"]["family"]),
             percentiles={
-                name: Percentiles(tuple(p["edges"]), tuple(tuple(row) for row in p["values"]))
+                str(name): Percentiles(_floats(p["edges"]), tuple(_floats(row) for row in p["values"]))
                 for name, p in document["percentiles"].items()
             },
             low=float(document["readings"]["low"]),
             high=float(document["readings"]["high"]),
-            close_up=_regime(document["fusion"]["close_up"]),
-            suspect=_regime(document["fusion"]["suspect"]),
-            general=_regime(document["fusion"]["general"]),
-            close_up_share=float(document["fusion"]["close_up_share"]),
-            suspect_logit=float(document["fusion"]["suspect_logit"]),
-            doubt=Doubt(
-                {kind: (float(low), float(high)) for kind, (low, high) in document["doubt"]["bands"].items()},
-                float(document["doubt"]["face"]),
-                float(document["doubt"]["unusual"]),
-            ),
-            kinds={str(k): str(v) for k, v in document["doubt"]["kinds"].items()},
+            regimes={str(name): _regime(regime) for name, regime in fusion["regimes"].items()},
+            close_up_share=float(fusion["close_up_share"]),
+            suspect_logit=float(fusion["suspect_logit"]),
+            kinds={str(category): str(kind) for category, kind in document["kinds"].items()},
             clip_temperature=float(document["clip"]["temperature"]),
             head=head,
             source=document["source"],
         )
+        check_calibration(calibration)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no {SCHEMA} file: {error}") from error
-    _check(calibration, path)
     return calibration
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _load_head(path: Path, expected: str | None) -> tuple[TokenHead | None, str]:
     if expected is None:
         return None, ""
     if not path.exists():
-        raise ValueError(f"{path.name} is missing beside it")
+        raise ValueError(f"{path.name} is missing in the same folder")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != expected:
-        raise ValueError(f"{path.name} is not the head that it was fitted with")
+        raise ValueError(f"{path.name} is not the head that the calibration was fitted with")
     return load_token_head(path), digest
 
 
+_TERM_FIELDS = {"weight", "center", "scale", "weight_below", "offset"}
+
+
 def _term(document: dict[str, Any]) -> Term:
+    if unknown := set(document) - _TERM_FIELDS:
+        raise ValueError(f"a term has the unknown entry {sorted(unknown)[0]!r}")
     below = document.get("weight_below")
     weight, center, scale = (float(document[name]) for name in ("weight", "center", "scale"))
     offset = float(document.get("offset", 0.0))
@@ -225,30 +210,44 @@ def _term(document: dict[str, Any]) -> Term:
 
 
 def _regime(document: dict[str, Any]) -> Regime:
-    terms = {name: _term(term) for name, term in document["terms"].items()}
-    return Regime(float(document["bias"]), terms, float(document["forensic_cap"]), float(document["threshold"]))
+    return Regime(float(document["bias"]), {name: _term(term) for name, term in document["terms"].items()})
 
 
-def _check(calibration: Calibration, path: Path) -> None:
-    if missing := set(FORENSIC) - set(calibration.percentiles):
-        raise ValueError(f"{path}: no percentiles of {sorted(missing)[0]}")
+def check_calibration(calibration: Calibration) -> None:
+    """Check a calibration against the table of signals: what is accepted here works on every image.
+
+    Raises:
+        ValueError: an entry is missing, unknown or out of range; the message names it.
+    """
+    if differing := set(FORENSIC) ^ set(calibration.percentiles):
+        name = sorted(differing)[0]
+        why = "no percentiles of the signal" if name in FORENSIC else "percentiles of an unknown signal:"
+        raise ValueError(f"{why} {name!r}: run veridict calibrate")
     for name, percentiles in calibration.percentiles.items():
-        rows = percentiles.values
-        if len(rows) != len(percentiles.edges) + 1 or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
-            raise ValueError(f"{path}: percentiles of {name} need one row of quantiles per size class")
-    if missing := {CLOSE_UP, SUSPECT, OTHER, *calibration.kinds.values()} - set(calibration.doubt.bands):
-        raise ValueError(f"{path}: no uncertain band for pictures of the kind {sorted(missing)[0]!r}")
-    if any(not 0.0 <= low <= high <= 1.0 for low, high in calibration.doubt.bands.values()):
-        raise ValueError(f"{path}: an uncertain band must lie inside 0..1")
-    for regime in (calibration.close_up, calibration.suspect, calibration.general):
+        _check_percentiles(name, percentiles)
+    if not 0.0 <= calibration.low <= calibration.high <= 100.0:
+        raise ValueError("readings need 0 <= low <= high <= 100")
+    if not calibration.clip_temperature > 0.0:
+        raise ValueError("the temperature of CLIP's softmax must be positive")
+    if set(calibration.regimes) != set(REGIMES):
+        raise ValueError(f"the regimes must be {', '.join(REGIMES)}, not {sorted(calibration.regimes)}")
+    for regime in calibration.regimes.values():
         if unknown := set(regime.terms) - set(TERMS):
-            raise ValueError(f"{path}: unknown term {sorted(unknown)[0]!r}")
-        if "tokens" in regime.terms and calibration.head is None:
-            raise ValueError(f"{path}: the term 'tokens' needs a head")
+            raise ValueError(f"unknown term {sorted(unknown)[0]!r}")
+        if calibration.head is None and any(ROWS[name].head == "token_head" for name in regime.terms):
+            raise ValueError("the term 'tokens' needs a head")
+        numbers = [regime.bias, *(value for term in regime.terms.values() for value in vars(term).values())]
+        if not np.isfinite([value for value in numbers if value is not None]).all():
+            raise ValueError("every weight, center, scale and bias must be finite")
         if any(not term.scale > 0 for term in regime.terms.values()):
-            raise ValueError(f"{path}: every term needs a positive scale")
-        if not 0.0 < regime.threshold < 1.0:
-            raise ValueError(f"{path}: every threshold must lie inside (0, 1)")
-        needed = math.log(regime.threshold / (1.0 - regime.threshold)) - regime.bias
-        if not 0 <= regime.forensic_cap < needed:
-            raise ValueError(f"{path}: forensic evidence alone could convict (cap {regime.forensic_cap}, {needed=})")
+            raise ValueError("every term needs a positive scale")
+
+
+def _check_percentiles(name: str, percentiles: Percentiles) -> None:
+    rows = percentiles.values
+    if len(rows) != len(percentiles.edges) + 1 or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
+        raise ValueError(f"percentiles of {name} need one row of quantiles per size class")
+    if list(percentiles.edges) != sorted(percentiles.edges) or any(list(row) != sorted(row) for row in rows):
+        raise ValueError(f"percentiles of {name} must not fall")
+    if not all(np.isfinite(row).all() for row in rows):
+        raise ValueError(f"percentiles of {name} must be finite")

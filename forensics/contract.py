@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import UnionType
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 SCHEMA = "veridict/1"
 Reading = Literal["low", "normal", "high", ""]
@@ -33,7 +33,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class Category:
-    """What kind of picture it is: the best label, and a probability per label (they sum to 1)."""
+    """What kind of image it is: the best label, and a probability per label (they sum to 1)."""
 
     label: str
     scores: dict[str, float]
@@ -80,18 +80,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ModelVersions:
-    """The sha256 (first 12 digits) of what judged: CLIP image encoder, face CNN, calibration file."""
+    """Which models judged: the first 12 digits of the sha256 of each.
+
+    ``clip``, ``face_cnn`` and ``face_finder`` are the graphs or engines that were served; ``calibration`` stands for
+    the calibration file and its token head, ``policy`` for the policy file. "" in answers of servers that did not say.
+    """
 
     clip: str
     face_cnn: str
     calibration: str
+    face_finder: str = ""
+    policy: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """The whole answer about one image: ``deepfake`` where ``fake_probability`` reaches ``threshold``.
 
-    ``confidence`` is low where ``doubts`` names a reason (see :data:`veridict.forensics.sentences.DOUBTS`). Of
+    ``confidence`` is low where ``doubts`` names a reason (see :data:`veridict.forensics.doubts.DOUBTS`). Of
     ``faces_found`` faces those in ``faces`` were looked at.
     """
 
@@ -125,15 +131,13 @@ class Verdict:
         Raises:
             ValueError: the text is no ``veridict/1`` document.
         """
-        document, kind = json.loads(text), cast(Any, cls)  # mypy takes a class for unhashable where its objects are
+        document = json.loads(text)
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ValueError(f"not a {SCHEMA} document")
         try:
-            verdict = _builder(kind)(document)
+            return from_document(cls, document)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"malformed {SCHEMA} document: {error}") from error
-        assert isinstance(verdict, cls)
-        return verdict
 
     def to_text(self) -> str:
         """Return the six lines people read."""
@@ -162,6 +166,20 @@ def _signal_text(signal: Signal, readings: dict[str, str]) -> str:
     if signal.value is None:
         return f"n/a ({signal.why_not})"
     return f"{signal.value:.2f} ({readings.get(signal.reading, 'Normal')})"
+
+
+Document = TypeVar("Document")
+
+
+def from_document(kind: type[Document], document: Any) -> Document:
+    """Build a dataclass from decoded JSON; fields that the class does not have are ignored.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the document does not have the class's form.
+    """
+    built = _builder(cast(Any, kind))(document)  # mypy takes a class for unhashable where its objects are
+    assert isinstance(built, kind)
+    return built
 
 
 @cache

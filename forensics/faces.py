@@ -1,6 +1,6 @@
-"""Face finding and the views the networks see. ``find_faces`` is the one place to put a better finder.
+"""Face detection and the views that the networks see. A better face finder replaces ``find_faces``.
 
-The finder is YuNet (Wu, Peng & Yu 2023) in ONNX Runtime; its model card stands beside its weights in
+The face finder is YuNet (Wu, Peng & Yu 2023), run by ONNX Runtime. Its model card is beside its weights in
 ``export/weights_data``.
 """
 
@@ -13,26 +13,24 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from .arrays import Float32Array, Pixels
 from .decode import DecodedImage
-from .pixels import Pixels
+from .pixels import cut
 from .resize import halve_to, halved, shrink
 from .signature import CLIP_SIZE, FACE_SIZE
 
-Floats = npt.NDArray[np.float32]
-
-_GRAPH = Path(__file__).parent / "data" / "face_finder.onnx"
-#: Longest side at which faces are searched; the cost grows with the area. The network finds faces from 10 to 300
-#: pixels, so at this size from 3% of the picture to one that fills it.
+#: Longest side (pixels) at which faces are searched; the cost grows with the area. The network finds faces of 10 to 300
+#: pixels, so at this size it finds faces from 3% of the image up to the whole image.
 _SEARCH_SIDE = 320
 _STRIDES = (8, 16, 32)
-#: At this score, of 180 pictures of food, landscapes and drawn animals none had a false find.
+#: Lowest score of a face. At this value none of 180 images of food, landscapes and drawn animals had a false detection.
 _LOWEST_SCORE = 0.8
+#: Of two boxes with a larger intersection over union, non-maximum suppression drops the one with the lower score.
 _OVERLAP = 0.3
-#: A face smaller than this (pixels of the picture, longer side) is too small to judge.
+#: Shortest longer side (pixels of the image) of a face that is large enough to judge.
 _SMALLEST = 32
-#: The finder's box runs from forehead to chin; the face CNN learned from crops this much wider.
+#: Width of a crop over that of the box. The box runs from forehead to chin; the face CNN was trained on wider crops.
 _MARGIN = 1.35
 
 
@@ -45,26 +43,32 @@ class Box(NamedTuple):
     height: int
 
 
+def face_finder_file() -> Path:
+    """Return the path of the face finder's graph (ONNX)."""
+    return Path(__file__).parent / "data" / "face_finder.onnx"
+
+
 @cache
 def _session() -> Any:
-    """Return the network; its session is safe to share between threads and uses one thread per call."""
+    """Return the network. Threads share the session; every call computes on its own thread only."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(_GRAPH, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(face_finder_file(), options, providers=["CPUExecutionProvider"])
 
 
 def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]:
     """Return the boxes of all faces in RGB pixels uint8 [H, W, 3], largest first.
 
-    ``size`` (width, height) is that of the picture ``pixels`` is a smaller copy of: boxes are in its coordinates.
+    Where ``pixels`` is a smaller copy of an image, ``size`` is the width and height of that image, and boxes are in its
+    coordinates.
     """
     width, height = size or (pixels.shape[1], pixels.shape[0])
     small = shrink(pixels, _SEARCH_SIDE)
     scale = np.array([small.shape[1] / width, small.shape[0] / height] * 2)
-    # Multiples of 32, and never less than the graph's smallest input; what is added is black.
+    # The graph takes sides that are multiples of 32 and at least 64. The padding is black.
     rows, columns = (max(64, -(-side // 32) * 32) for side in small.shape[:2])
     canvas = np.zeros((1, rows, columns, 3), np.uint8)
     canvas[0, : small.shape[0], : small.shape[1]] = small
@@ -72,13 +76,13 @@ def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]
     found = np.concatenate([decode_map(m[0], stride) for m, stride in zip(maps, _STRIDES, strict=True)])
     found = found[found[:, 0] >= _LOWEST_SCORE]
     kept = cv2.dnn.NMSBoxes(found[:, 1:].tolist(), found[:, 0].tolist(), _LOWEST_SCORE, _OVERLAP)
-    boxes = [_to_picture(found[i, 1:] / scale, width, height) for i in np.asarray(kept, dtype=int).ravel()]
+    boxes = [_to_image(found[i, 1:] / scale, width, height) for i in np.asarray(kept, dtype=int).ravel()]
     boxes = [box for box in boxes if max(box.width, box.height) >= _SMALLEST]
     return sorted(boxes, key=lambda box: (-box.width * box.height, box))
 
 
-def decode_map(values: Floats, stride: int) -> Floats:
-    """Return rows [H * W, 5] float32 of score, left, top, width, height in pixels, of one map [5, H, W]."""
+def decode_map(values: Float32Array, stride: int) -> Float32Array:
+    """Return the rows [H * W, 5] float32 of one output [5, H, W]: score, left, top, width and height in pixels."""
     _, rows, columns = values.shape
     y, x = np.mgrid[:rows, :columns].astype(np.float32)
     score, dx, dy, log_width, log_height = values
@@ -87,8 +91,8 @@ def decode_map(values: Floats, stride: int) -> Floats:
     return np.asarray(np.stack([score, left, top, width, height], axis=-1).reshape(-1, 5), dtype=np.float32)
 
 
-def _to_picture(found: Floats, width: int, height: int) -> Box:
-    """Return (left, top, width, height) as a box inside a picture of that size."""
+def _to_image(found: Float32Array, width: int, height: int) -> Box:
+    """Return (left, top, width, height) as a box, clipped to an image of ``width`` x ``height``."""
     x, y, w, h = (float(v) for v in found)
     left, top = min(max(0, round(x)), width - 1), min(max(0, round(y)), height - 1)
     right, bottom = min(width, round(x + w)), min(height, round(y + h))
@@ -96,7 +100,7 @@ def _to_picture(found: Floats, width: int, height: int) -> Box:
 
 
 def crop_region(width: int, height: int, box: Box) -> Box:
-    """Return the square about a box that is cut for the face CNN, inside a picture of that size."""
+    """Return the square around ``box`` that the face CNN sees, inside an image of ``width`` x ``height``."""
     side = min(round(max(box.width, box.height) * _MARGIN), height, width)
     left = min(max(0, box.x + box.width // 2 - side // 2), width - side)
     top = min(max(0, box.y + box.height // 2 - side // 2), height - side)
@@ -104,16 +108,16 @@ def crop_region(width: int, height: int, box: Box) -> Box:
 
 
 def crop_faces(image: DecodedImage, boxes: Sequence[Box]) -> list[Pixels]:
-    """Return each face [224, 224, 3] uint8: the box widened about its centre, kept square, clipped to the picture."""
+    """Return a crop [224, 224, 3] uint8 per box: the box widened around its centre, square, inside the image."""
     regions = [crop_region(image.width, image.height, box) for box in boxes]
-    return [resize_view(pixels, FACE_SIZE) for pixels in image.source.windows(regions, FACE_SIZE)]
+    return [resize_view(cut(image.pixels, region), FACE_SIZE) for region in regions]
 
 
 def clip_view(pixels: Pixels) -> Pixels:
-    """Return the whole picture squeezed to [224, 224, 3] uint8, as CLIP sees it.
+    """Return the whole image resized to [224, 224, 3] uint8 without keeping its proportions, as CLIP sees it.
 
-    Squeezing, not centre cropping: what is manipulated often stands at the side of a picture. Bilinear to twice the
-    size and 2x2 averages take half the time of area averaging by the same fraction.
+    A centre crop would miss manipulations near the sides of an image. Bilinear interpolation to twice the size followed
+    by 2x2 averages takes half the time of area averaging by the same factor.
     """
     double = (2 * CLIP_SIZE, 2 * CLIP_SIZE)
     pixels = cv2.resize(halve_to(pixels, 2 * CLIP_SIZE), double, interpolation=cv2.INTER_LINEAR)
@@ -121,7 +125,7 @@ def clip_view(pixels: Pixels) -> Pixels:
 
 
 def resize_view(pixels: Pixels, side: int) -> Pixels:
-    """Resize to ``side`` x ``side``: 2x2 and area averaging down, cubic up."""
+    """Return the pixels resized to ``side`` x ``side``: down by 2x2 and area averages, up by cubic interpolation."""
     while min(pixels.shape[:2]) >= 2 * side:
         pixels = halved(pixels)
     smaller = side * side < pixels.shape[0] * pixels.shape[1]

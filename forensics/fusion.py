@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from .calibration import FORENSIC, Calibration, Regime
-from .contract import Category, ClipPrediction, Evidence, Face, ImageFacts, ModelVersions, Reading, Signal, Verdict
-from .measure import Measurement
+from .arrays import Float32Array, Float64Array
+from .calibration import Calibration, Regime
+from .contract import Category, ClipPrediction, Evidence, Face, ModelVersions, Reading, Signal, Verdict
+from .doubts import Judged, list_doubts
+from .observation import BoxTuple, Measurement, Observation
+from .policy import Policy
 from .sentences import describe, explain
-
-Floats = npt.NDArray[np.float32]
-
-#: A picture shows next to nothing when its shortest side has fewer pixels than this, when it is this many times as long
-#: as wide, or when its grey levels deviate by less than this (a blank page has 0, a foggy photograph some 15).
-LEAST_SIDE, MOST_ASPECT, LEAST_TONE = 48, 8, 4.0
+from .signals import FORENSIC, measure_signals
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,12 @@ class PromptBank:
     ``offsets`` are added to the categories' logits; () stands for none.
     """
 
-    embeddings: Floats
+    embeddings: Float32Array
     labels: tuple[str, ...]
     scale: float
     offsets: tuple[float, ...] = ()
 
-    def similarities(self, embedding: Floats) -> npt.NDArray[np.float64]:
+    def similarities(self, embedding: Float32Array) -> Float64Array:
         """Return CLIP logits [2 + categories] of one unit-length image embedding [D]."""
         logits = self.scale * (self.embeddings.astype(np.float64) @ embedding.astype(np.float64))
         logits[2:] += self.offsets or 0.0
@@ -42,34 +39,36 @@ class PromptBank:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """All that is known of one image before fusion.
+class Judgement:
+    """All that fusion needs besides an observation: prompt bank, calibration, policy, and who judges."""
 
-    ``intermediates`` [K, W] are class tokens; ``tone`` is the standard deviation of the view's luma in grey levels;
-    ``faces_found`` counts the faces beyond those in ``boxes`` as well.
+    bank: PromptBank
+    calibration: Calibration
+    policy: Policy
+    models: ModelVersions
+
+
+@dataclass(frozen=True)
+class Values:
+    """The signals of one observation as numbers, from which every step of fusion is computed.
+
+    ``terms``: the value of every signal that the observation has, by name; forensic signals as percentiles in -1..1,
+    the others in logits. ``zero_shot`` [2 + categories]: CLIP's logits. ``label``: the category. ``kind``: the kind of
+    image. ``unusual``: the distance of the class tokens from the training images' (1 on average), None without a token
+    head.
     """
 
-    request_id: str
-    image: ImageFacts
-    measurements: Mapping[str, Measurement]
-    embedding: Floats
-    boxes: Sequence[tuple[int, int, int, int]]
-    face_logits: Sequence[float]
-    timings_ms: Mapping[str, float]
-    intermediates: Floats | None = None
-    faces_found: int = 0
-    tone: float = 255.0
+    terms: Mapping[str, float]
+    signals: Mapping[str, Signal]
+    zero_shot: Float64Array
+    label: str
+    kind: str
+    unusual: float | None
 
 
-def face_share(boxes: Sequence[tuple[int, int, int, int]], width: int, height: int) -> float:
-    """Return the longer side of the largest face over the shorter side of the picture; 0 without a face."""
+def face_share(boxes: Sequence[BoxTuple], width: int, height: int) -> float:
+    """Return the longer side of the largest face over the shorter side of the image; 0 without a face."""
     return max((max(w, h) for _, _, w, h in boxes), default=0) / min(width, height)
-
-
-def picture_kind(seen: Observation, category: str, calibration: Calibration) -> str:
-    """Return the kind of picture, which says how its signals are weighed and when an answer is sure."""
-    share = face_share(seen.boxes, seen.image.width, seen.image.height)
-    return calibration.kind(share, max(seen.face_logits, default=-math.inf), category)
 
 
 def sigmoid(logit: float) -> float:
@@ -79,7 +78,7 @@ def sigmoid(logit: float) -> float:
     return math.exp(logit) / (1.0 + math.exp(logit))
 
 
-def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def softmax(logits: Float64Array) -> Float64Array:
     """Return probabilities that sum to 1, same shape as the logits [K]."""
     shifted = np.exp(logits - logits.max())
     return np.asarray(shifted / shifted.sum(), dtype=np.float64)
@@ -98,40 +97,57 @@ def read_signal(name: str, measurement: Measurement, longest_side: int, calibrat
     return Signal(measurement.value, percentile, reading, applicable=True)
 
 
-def signal_values(
-    seen: Observation, signals: Mapping[str, Signal], logits: npt.NDArray[np.float64], calibration: Calibration
-) -> dict[str, float]:
-    """Return the value of every applicable term of the fusion, by name, given the CLIP logits [2 + categories].
+def compute_values(observation: Observation, bank: PromptBank, calibration: Calibration) -> Values:
+    """Return the signals of one observation as numbers.
 
-    ``clip`` is the zero-shot margin (deepfake - real) in logits, ``tokens`` the head's logit on the class tokens,
-    ``face`` the highest face logit, and the forensic signals are their percentiles in -1..1.
+    Raises:
+        ValueError: the observation has no scores of the networks.
     """
-    values = {"clip": float(logits[1] - logits[0])}
-    if calibration.head is not None and seen.intermediates is not None:
-        values["tokens"] = calibration.head.score(seen.intermediates)
-    if len(seen.face_logits):
-        values["face"] = float(max(seen.face_logits))
+    if observation.embedding is None:
+        raise ValueError("the observation has no embedding")
+    image = observation.image
+    zero_shot = bank.similarities(observation.embedding)
+    head_logit = unusual = None
+    if calibration.head is not None and observation.class_tokens is not None:
+        head_logit, unusual = calibration.head.read(observation.class_tokens)
+    inputs: dict[str, Any] = {
+        "zero_shot": zero_shot,
+        "head_logit": head_logit,
+        "face_logits": observation.face_logits or None,
+    }
+    terms = {name: m.value for name, m in measure_signals(inputs).items() if m.value is not None}
+    signals = {
+        name: read_signal(name, m, max(image.width, image.height), calibration)
+        for name, m in observation.measurements.items()
+    }
     for name in FORENSIC:
         percentile = signals[name].percentile if name in signals else None
         if percentile is not None:
-            values[name] = percentile / 50.0 - 1.0
-    return values
+            terms[name] = percentile / 50.0 - 1.0
+    label = bank.labels[int(zero_shot[2:].argmax())]
+    share = face_share(observation.boxes, image.width, image.height)
+    kind = calibration.kind(share, max(observation.face_logits, default=-math.inf), label)
+    return Values(terms, signals, zero_shot, label, kind, unusual)
 
 
 def list_evidence(
-    values: Mapping[str, float], signals: Mapping[str, Signal], regime: Regime, faces: Sequence[Face] = ()
+    terms: Mapping[str, float],
+    signals: Mapping[str, Signal],
+    regime: Regime,
+    forensic_cap: float,
+    faces: Sequence[Face] = (),
 ) -> list[Evidence]:
     """Return the evidence: one term per signal that has a weight, and the prior; contributions sum to the logit."""
     evidence = [Evidence("prior", None, None, 1.0, regime.bias, "what is known before looking")]
-    for name, contribution in regime.weigh(values).items():
+    for name, contribution in regime.weigh(terms, forensic_cap).items():
         signal, term = signals.get(name), regime.terms[name]
-        uncapped = term.contribution(values[name])
+        uncapped = term.contribution(terms[name])
         evidence.append(
             Evidence(
                 signal=name,
-                value=signal.value if signal else values[name],
+                value=signal.value if signal else terms[name],
                 percentile=signal.percentile if signal else None,
-                weight=term.slope(values[name]) * (contribution / uncapped if uncapped else 1.0),
+                weight=term.slope(terms[name]) * (contribution / uncapped if uncapped else 1.0),
                 contribution=contribution,
                 text=describe(name, contribution, signal, faces),
             )
@@ -144,59 +160,39 @@ def replay(evidence: Sequence[Evidence]) -> float:
     return sigmoid(math.fsum(item.contribution for item in evidence))
 
 
-def list_doubts(
-    seen: Observation, verdict: str, probability: float, faces: Sequence[Face], kind: str, calibration: Calibration
-) -> tuple[str, ...]:
-    """Return why the answer is of low confidence, as keys of ``sentences.DOUBTS``; nothing where it is not."""
-    image, policy = seen.image, calibration.doubt
-    low, high = policy.bands[kind]
-    sides = sorted((image.width, image.height))
-    little = sides[0] < LEAST_SIDE or sides[1] > MOST_ASPECT * sides[0] or seen.tone < LEAST_TONE
-    head = calibration.head
-    unusual = (
-        head is not None and seen.intermediates is not None and head.unusualness(seen.intermediates) > policy.unusual
+def fuse(observation: Observation, judgement: Judgement, request_id: str = "") -> Verdict:
+    """Return the verdict on one observed image; a pure function of its arguments.
+
+    Raises:
+        ValueError: the observation has no scores of the networks.
+    """
+    calibration, policy = judgement.calibration, judgement.policy
+    values = compute_values(observation, judgement.bank, calibration)
+    regime, decision = calibration.regime(values.kind), policy.decide(values.kind)
+    faces = tuple(
+        Face(box, sigmoid(logit)) for box, logit in zip(observation.boxes, observation.face_logits, strict=True)
     )
-    found = {
-        "little_to_see": little,
-        "unusual_picture": unusual and not little,
-        "face_against_verdict": verdict == "real" and any(f.fake_probability >= policy.face for f in faces),
-        "near_threshold": low <= probability <= high,
-        "animation": image.frames > 1,
-    }
-    return tuple(doubt for doubt, holds in found.items() if holds)
-
-
-def fuse(seen: Observation, bank: PromptBank, calibration: Calibration, models: ModelVersions) -> Verdict:
-    """Return the verdict on one observed image; a pure function of its arguments."""
-    longest = max(seen.image.width, seen.image.height)
-    signals = {name: read_signal(name, m, longest, calibration) for name, m in seen.measurements.items()}
-    logits = bank.similarities(seen.embedding)
-    values = signal_values(seen, signals, logits, calibration)
-    label = bank.labels[int(logits[2:].argmax())]
-    kind = picture_kind(seen, label, calibration)
-    regime = calibration.regime(kind)
-    faces = tuple(Face(box, sigmoid(logit)) for box, logit in zip(seen.boxes, seen.face_logits, strict=True))
-    evidence = list_evidence(values, signals, regime, faces)
+    evidence = list_evidence(values.terms, values.signals, regime, decision.forensic_cap, faces)
     probability = replay(evidence)
-    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= regime.threshold else "real"
-    shares = softmax(logits[2:])
-    pair = softmax(logits[:2] / calibration.clip_temperature)
-    doubts = list_doubts(seen, verdict, probability, faces, kind, calibration)
+    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= decision.threshold else "real"
+    shares = softmax(values.zero_shot[2:])
+    pair = softmax(values.zero_shot[:2] / calibration.clip_temperature)
+    doubts = list_doubts(Judged(observation, values, verdict, probability, faces, policy))
     return Verdict(
-        request_id=seen.request_id,
-        image=seen.image,
+        request_id=request_id,
+        image=observation.image,
         verdict=verdict,
         fake_probability=probability,
         confidence="low" if doubts else "high",
-        category=Category(label, {k: float(v) for k, v in zip(bank.labels, shares, strict=True)}),
+        category=Category(values.label, dict(zip(judgement.bank.labels, shares.tolist(), strict=True))),
         clip=ClipPrediction(real=float(pair[0]), deepfake=float(pair[1])),
         faces=faces,
-        forensics=signals,
+        forensics=dict(values.signals),
         explanation=explain(verdict, evidence, doubts, faces),
         evidence=tuple(evidence),
-        models=models,
-        timings_ms=dict(seen.timings_ms),
-        threshold=regime.threshold,
+        models=judgement.models,
+        timings_ms=dict(observation.timings_ms),
+        threshold=decision.threshold,
         doubts=doubts,
-        faces_found=max(seen.faces_found, len(faces)),
+        faces_found=max(observation.faces_found, len(faces)),
     )

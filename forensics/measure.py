@@ -1,36 +1,27 @@
-"""The three forensic measurements: Error Level Analysis, blur score and noise residual.
+"""The forensic measurements: Error Level Analysis, blur score and noise residual, and their maps per pixel.
 
-Each takes the decoded image and returns a :class:`Measurement`; the maps show the same quantity per pixel.
+:mod:`.signals` lists the measurements and says what each one takes.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import simplejpeg
 
 from .decode import DecodedImage
-from .pixels import Luma, to_luma
+from .observation import Measurement
+from .pixels import Luma
 
 #: Quality of ELA's re-compression (Krawetz 2007 uses 95 down to 75; 90 keeps 40..95 uploads apart).
 ELA_QUALITY = 90
-#: Longest side at which blur and noise are measured, so that their values mean the same at 1 and 50 megapixels.
+#: Longest side (pixels) at which blur and noise are measured, so that values at 1 and 50 megapixels are comparable.
 WORKING_SIDE = 1024
-#: ELA looks at the original pixels (resizing would destroy what it measures) within a central window of this side.
+#: ELA reads the original pixels, since resizing would destroy the compression history, in a central window of this
+#: side (pixels).
 ELA_WINDOW = 768
-#: Below this shortest side the three values say more about the size than about the picture.
+#: Shortest side (pixels) of an image that is measured: below it the values depend on the size more than on the content.
 MIN_SIDE = 64
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The raw value of one signal, or None and the reason why it does not apply."""
-
-    value: float | None
-    why_not: str = ""
 
 
 def to_working_size(luma: Luma) -> Luma:
@@ -53,7 +44,7 @@ def error_level_map(luma: Luma, quality: int = ELA_QUALITY) -> Luma:
 
 
 def noise_residual_map(luma: Luma) -> Luma:
-    """Return |luma - 3x3 median| [H, W] uint8, the part of the picture that its neighbourhood does not explain."""
+    """Return |luma - 3x3 median| [H, W] uint8, the part of a pixel that its neighbourhood does not explain."""
     return np.asarray(cv2.absdiff(luma, cv2.medianBlur(luma, 3)), dtype=np.uint8)
 
 
@@ -63,10 +54,10 @@ def measure_error_level(image: DecodedImage) -> Measurement:
         return Measurement(None, f"a {image.format} file carries no JPEG compression history")
     if min(image.width, image.height) < MIN_SIDE:
         return Measurement(None, f"the shortest side is below {MIN_SIDE} pixels")
-    # The window starts on the 8x8 grid of the file's own blocks.
+    # The window starts on the 8x8 grid of the file's JPEG blocks.
     left, top = (max(0, (side - ELA_WINDOW) // 2) // 8 * 8 for side in (image.width, image.height))
     window = (left, top, min(ELA_WINDOW, image.width), min(ELA_WINDOW, image.height))
-    return Measurement(cv2.mean(error_level_map(image.source.luma(window)))[0])
+    return Measurement(cv2.mean(error_level_map(image.luma(window)))[0])
 
 
 def measure_blur(working: Luma) -> Measurement:
@@ -82,14 +73,3 @@ def measure_noise(working: Luma) -> Measurement:
     if min(working.shape) < MIN_SIDE:
         return Measurement(None, f"the shortest side is below {MIN_SIDE} pixels")
     return Measurement(cv2.mean(noise_residual_map(working))[0])
-
-
-def measure(image: DecodedImage) -> dict[str, Measurement]:
-    """Return every forensic signal of an image by name: ``ela``, ``blur`` and ``noise``."""
-    working = to_working_size(to_luma(image.preview))
-    signals: dict[str, Callable[[], Measurement]] = {
-        "ela": lambda: measure_error_level(image),
-        "blur": lambda: measure_blur(working),
-        "noise": lambda: measure_noise(working),
-    }
-    return {name: take() for name, take in signals.items()}

@@ -1,19 +1,18 @@
-"""Arrays of pixels: what they are called, their windows, their luma, and which way is up."""
+"""Operations on arrays of pixels: regions, luma, and EXIF orientation."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-#: RGB [H, W, 3] unless said otherwise.
-Pixels = npt.NDArray[np.uint8]
-#: [H, W]
-Luma = npt.NDArray[np.uint8]
+from .arrays import Pixels
+
+#: Brightness [H, W], 0..255.
+Luma = Pixels
 #: Left, top, width and height in pixels.
 Region = tuple[int, int, int, int]
 
-# EXIF orientations (Exif 2.32, tag 274) by what they do to the stored picture, in this order.
+# What each EXIF orientation (Exif 2.32, tag 274) requires of the stored image. The steps are applied in this order.
 _TURNED = (5, 6, 7, 8)
 _MIRRORED = (2, 3, 6, 7)
 _FLIPPED = (3, 4, 7, 8)
@@ -26,12 +25,12 @@ def cut(pixels: Pixels, region: Region) -> Pixels:
 
 
 def to_luma(pixels: Pixels) -> Luma:
-    """Return the BT.601 luma [H, W] uint8 of RGB pixels [H, W, 3]."""
+    """Return the BT.601 luma [H, W] of RGB pixels [H, W, 3]."""
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return stored pixels [H, W, C] as they are meant to be seen."""
+    """Return stored pixels [H, W, C] the way up that their EXIF orientation (1 to 8) asks for."""
     if orientation in _TURNED:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in _MIRRORED:
@@ -39,18 +38,3 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
     if orientation in _FLIPPED:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
-
-
-def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """Return width and height of a stored picture of that size once it stands upright."""
-    return (height, width) if orientation in _TURNED else (width, height)
-
-
-def stored_region(region: Region, width: int, height: int, orientation: int) -> Region:
-    """Return where a region of the upright picture, which has that width and height, lies in the stored one."""
-    x, y, w, h = region
-    if orientation in _FLIPPED:
-        y = height - y - h
-    if orientation in _MIRRORED:
-        x = width - x - w
-    return (y, x, h, w) if orientation in _TURNED else (x, y, w, h)

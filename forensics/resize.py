@@ -1,18 +1,21 @@
-"""Smaller copies of a picture: integer steps of 2x2 averages as far as they go, several times faster than fractions."""
+"""Smaller copies of an image, made by 2x2 averages as far as possible.
+
+Averaging by whole steps is several times faster than by fractions.
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from .pixels import Pixels
+from .arrays import Pixels
 
-#: Least longest side of the preview that everything but ELA and small faces is taken from.
+#: Least longest side (pixels) of the preview. ELA and face crops read the full-size pixels, all else the preview.
 PREVIEW_SIDE = 960
 
 
 def halved(pixels: Pixels) -> Pixels:
-    """Return the 2x2 averages [H // 2, W // 2, 3] of pixels [H, W, 3]; an odd row or column at the edge is left out."""
+    """Return the 2x2 averages [H // 2, W // 2, 3] of pixels [H, W, 3]; the last line of an odd side is dropped."""
     rows, columns = pixels.shape[0] // 2, pixels.shape[1] // 2
     whole = pixels[: 2 * rows, : 2 * columns]
     return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
@@ -31,10 +34,10 @@ def to_preview(pixels: Pixels) -> Pixels:
 
 
 def shrink(pixels: Pixels, longest: int) -> Pixels:
-    """Return the pixels [H, W, 3] with at most ``longest`` on the longer side: halved, then bilinear.
+    """Return the pixels [H, W, 3] with a longer side of at most ``longest``: halved, then interpolated.
 
-    What is left after halving is less than a factor of two, where bilinear interpolation misses no pixel and takes a
-    fifth of the time of area averaging.
+    After halving the remaining factor is below two. For such factors bilinear interpolation uses every pixel and takes
+    a fifth of the time of area averaging.
     """
     pixels = halve_to(pixels, longest)
     height, width = pixels.shape[:2]

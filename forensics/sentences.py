@@ -1,48 +1,25 @@
-"""The words: a clause per signal, and the one sentence that says why."""
+"""The answer's sentence: a clause per signal, joined into one sentence that says why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from .contract import Evidence, Face, Signal
+from .doubts import WORDS
+from .signals import ROWS
 
-#: Per signal: the clause when it speaks for deepfake, and the clause when it speaks for real.
-_CLAUSES = {
-    "clip": ("CLIP favoring 'deepfake'", "CLIP favoring 'real'"),
-    "tokens": ("fine structure like that of generated pictures", "fine structure like that of real pictures"),
-    "face": ("a face with traces of generation or swapping", "no traces of manipulation in the faces"),
-}
-_FORENSIC = {
-    ("ela", "low"): "unusually even compression error",
-    ("ela", "normal"): "compression error as in photographs",
-    ("ela", "high"): "strong compression error",
-    ("blur", "low"): "low sharpness",
-    ("blur", "normal"): "ordinary sharpness",
-    ("blur", "high"): "unusual sharpness",
-    ("noise", "low"): "low residual noise",
-    ("noise", "normal"): "ordinary residual noise",
-    ("noise", "high"): "high residual noise",
-}
-#: Why an answer is of low confidence: the code in the answer, and what the sentence adds.
-DOUBTS = {
-    "near_threshold": "pictures like this one are often judged wrongly",
-    "little_to_see": "there is too little in the picture to judge it by",
-    "unusual_picture": "it is unlike every picture the detector learnt from",
-    "face_against_verdict": "one of its faces is called fake",
-    "animation": "only the first frame was looked at",
-}
-#: A contribution below this many logits changes no probability by more than about 5 points: it is not a reason.
+#: A smaller contribution (logits) changes the probability by less than about 5 points, so it is not named as a reason.
 _WORTH_SAYING = 0.2
 _MOST_REASONS = 2
 
 
 def describe(name: str, contribution: float, signal: Signal | None, faces: Sequence[Face] = ()) -> str:
-    """Return the clause for one signal; one that speaks of a fake face says which and how sure the face CNN is."""
+    """Return the clause for one signal; a clause about a fake face names the face and the face CNN's probability."""
     if signal is not None:
-        return _FORENSIC[(name, signal.reading)]
+        return ROWS[name].words[signal.reading]
     if name == "face" and contribution > 0 and faces:
         return describe_face(faces)
-    return _CLAUSES[name][0 if contribution > 0 else 1]
+    return ROWS[name].words["deepfake" if contribution > 0 else "real"]
 
 
 def describe_face(faces: Sequence[Face]) -> str:
@@ -57,7 +34,7 @@ def describe_face(faces: Sequence[Face]) -> str:
 def explain(verdict: str, evidence: Sequence[Evidence], doubts: Sequence[str] = (), faces: Sequence[Face] = ()) -> str:
     """Return one sentence: the two strongest reasons for the verdict, the strongest against it, and why to doubt it.
 
-    ``doubts`` are keys of :data:`DOUBTS`.
+    ``doubts`` are keys of :data:`.doubts.DOUBTS`.
     """
     sign = 1.0 if verdict == "deepfake" else -1.0
     ranked = sorted((e for e in evidence if e.signal != "prior"), key=lambda e: -abs(e.contribution))
@@ -76,7 +53,7 @@ def explain(verdict: str, evidence: Sequence[Evidence], doubts: Sequence[str] = 
         sentence = f"{against}, but not enough to call it {'a deepfake' if verdict == 'real' else 'real'}"
     else:
         sentence = f"No signal speaks for or against; without one a picture counts as {verdict}"
-    remarks = [DOUBTS[doubt] for doubt in doubts if doubt not in ("little_to_see", "face_against_verdict")]
+    remarks = [WORDS[doubt] for doubt in doubts if doubt not in ("little_to_see", "face_against_verdict")]
     if remarks or "face_against_verdict" in doubts:
         remarks.append("a person should look")
         sentence += f"; {', '.join(remarks[:-1])}{': ' if len(remarks) > 1 else ''}{remarks[-1]}"

@@ -40,9 +40,10 @@ class Model:
 IMAGE = Tensor("IMAGE", "STRING", (1,))
 VERDICT = Tensor("VERDICT", "STRING", (1,))
 FAKE_PROBABILITY = Tensor("FAKE_PROBABILITY", "FP32", (1,))
-FACTS = Tensor("FACTS", "STRING", (1,))
-#: As many as the faces of the request's image with the most; NaN where there is no face.
-FACE_LOGITS = Tensor("FACE_LOGITS", "FP32", (-1,))
+#: The wire form of :class:`veridict.forensics.observation.Observation`.
+OBSERVATION = Tensor("OBSERVATION", "STRING", (1,))
+#: The image's slot in the in-flight limiter: the limiter's process id, and a number.
+SLOT = Tensor("SLOT", "INT64", (2,))
 #: The class tokens of several blocks of CLIP's image tower.
 INTERMEDIATES_OUT = Tensor("INTERMEDIATES", "FP32", INTERMEDIATES)
 CLIP_PIXELS = Tensor("PIXELS", "UINT8", (CLIP_SIZE, CLIP_SIZE, 3))
@@ -52,7 +53,7 @@ EMBEDDING_OUT = Tensor("EMBEDDING", "FP32", (EMBEDDING,))
 LOGIT = Tensor("LOGIT", "FP32", (1,))
 
 DETECTOR = Model("detector", (IMAGE,), (VERDICT, FAKE_PROBABILITY), 32)
-PREPROCESS = Model("preprocess", (IMAGE,), (FACTS, EMBEDDING_OUT, INTERMEDIATES_OUT, FACE_LOGITS), 32)
+PREPROCESS = Model("preprocess", (IMAGE,), (OBSERVATION, SLOT), 32)
 CLIP_IMAGE = Model("clip_image", (CLIP_PIXELS,), (EMBEDDING_OUT, INTERMEDIATES_OUT), 64)
 CLIP_TEXT = Model("clip_text", (TOKENS,), (EMBEDDING_OUT,), 64)
 FACE_CNN = Model("face_cnn", (FACE_PIXELS,), (LOGIT,), 64)

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from .arrays import Float32Array, FloatArray
 
 #: A member's tensors, in the order they are used, as they are called in the file: ``member.NUMBER.NAME``.
 TENSORS = ("project.weight", "project.bias", "importance", "hidden.weight", "hidden.bias", "out.weight", "out.bias")
@@ -24,15 +22,15 @@ TENSORS = ("project.weight", "project.bias", "importance", "hidden.weight", "hid
 class Member:
     """One network: projection [H, W], importance [K, H] (sums to 1 over blocks), hidden [M, H], out [M], and biases."""
 
-    project: Floats
-    project_bias: Floats
-    importance: Floats
-    hidden: Floats
-    hidden_bias: Floats
-    out: Floats
+    project: Float32Array
+    project_bias: Float32Array
+    importance: Float32Array
+    hidden: Float32Array
+    hidden_bias: Float32Array
+    out: Float32Array
     out_bias: float
 
-    def score(self, tokens: Floats) -> float:
+    def score(self, tokens: Float32Array) -> float:
         """Return the logit of standardised tokens [K, W]."""
         projected = _gelu(tokens @ self.project.T + self.project_bias)
         pooled = (projected * self.importance).sum(axis=0)
@@ -43,30 +41,28 @@ class Member:
 class TokenHead:
     """The ensemble: tokens are brought to unit length, standardised by ``mean`` and ``scale`` [K, W], and scored."""
 
-    mean: Floats
-    scale: Floats
+    mean: Float32Array
+    scale: Float32Array
     members: tuple[Member, ...]
 
-    def score(self, tokens: npt.NDArray[np.floating[Any]]) -> float:
-        """Return the mean of the members' logits for the class tokens [K, W] of one picture; positive means fake."""
-        rows = self._standardise(tokens)
-        return sum(member.score(rows) for member in self.members) / len(self.members)
+    def read(self, tokens: FloatArray) -> tuple[float, float]:
+        """Return two numbers about the class tokens [K, W] of one image.
 
-    def unusualness(self, tokens: npt.NDArray[np.floating[Any]]) -> float:
-        """Return the mean squared distance of tokens [K, W] from the training's mean, in deviations: 1 on average."""
-        return float(np.square(self._standardise(tokens)).mean())
-
-    def _standardise(self, tokens: npt.NDArray[np.floating[Any]]) -> Floats:
-        return np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32)
+        The mean of the members' logits (positive means fake), and the mean squared distance from the mean of the
+        training images, in standard deviations (1 on average; larger means that the head has not seen such images).
+        """
+        rows = np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32)
+        logit = sum(member.score(rows) for member in self.members) / len(self.members)
+        return logit, float(np.square(rows).mean())
 
 
-def unit_rows(tokens: npt.NDArray[np.floating[Any]]) -> Floats:
+def unit_rows(tokens: FloatArray) -> Float32Array:
     """Return tokens [..., W] at unit length, float32."""
     rows = np.asarray(tokens, dtype=np.float32)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def _gelu(x: Floats) -> Floats:
+def _gelu(x: Float32Array) -> Float32Array:
     """Return GELU in its tanh form (Hendrycks & Gimpel 2016), the one the head is trained with: numpy has no erf."""
     inner = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)
     return np.asarray(np.float32(0.5) * x * (np.float32(1.0) + np.tanh(inner)), dtype=np.float32)
@@ -91,7 +87,7 @@ def load_token_head(path: Path) -> TokenHead:
     return head
 
 
-def _member(tensors: list[Floats]) -> Member:
+def _member(tensors: list[Float32Array]) -> Member:
     project, project_bias, importance, hidden, hidden_bias, out, out_bias = tensors
     shares = np.exp(importance - importance.max(axis=0))
     shares = np.asarray(shares / shares.sum(axis=0), dtype=np.float32)

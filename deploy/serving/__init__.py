@@ -1,1 +1,1 @@
-"""What the Triton python-backend models share: error answers per request, threads, and ONNX Runtime execution."""
+"""Python-backend models inside Triton: ``preprocess``, ``fusion``, and the CPU profile of the networks."""

@@ -1,9 +1,9 @@
-"""The first step's own queue: worker threads for images, and finished requests handed on in groups.
+"""The batching executor of the first step: threads that work on images, and batches of finished requests.
 
-Triton calls a Python model with a batch and takes the next one when it returns. This queue lets the model return at
-once and answer later: no core waits for the slowest picture of a batch, and what is finished goes on while the rest is
-still worked on. Finished requests are held back a little, so that the networks get several at a time: alone, a picture
-costs the CPU a tenth more in all the steps that follow.
+Triton calls a Python model with a batch and passes the next one when the call returns. With an executor of its own the
+model returns at once and answers later. So no core waits for the slowest image of a batch, and a finished request
+continues while others are still being worked on. Finished requests are held back for a moment and passed on together,
+because the networks are cheaper per image in batches: alone, an image costs a tenth more CPU time in all later steps.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Late(Exception):
+class DeadlineExceeded(Exception):
     """The request waited longer than its deadline."""
 
 
-class Job(Generic[Item, Result]):
+class PendingRequest(Generic[Item, Result]):
     """One request: its items, their results as they come, and the first error in order of the items."""
 
     def __init__(self, key: Any, items: Sequence[Item], deadline: float) -> None:
-        """Take what the answer needs (``key``), the items, and the moment after which none is begun.
+        """Take what the answer needs (``key``), the items, and the latest time at which work on an item may begin.
 
-        ``arrived``, and ``begun`` and ``finished`` of every item, are moments of the monotonic clock as well.
+        All times are of the monotonic clock: ``deadline``, ``arrived``, and ``begun`` and ``finished`` per item.
         """
         self.key = key
         self.items = items
@@ -46,84 +46,85 @@ class Job(Generic[Item, Result]):
         return next(((i, e) for i, e in enumerate(self.errors) if e is not None), None)
 
 
-class Intake(Generic[Item, Result]):
-    """Works on the items of requests with a pool of threads and hands finished requests on in groups.
+class BatchingExecutor(Generic[Item, Result]):
+    """Works on the items of requests with a pool of threads, and passes finished requests on in batches.
 
-    ``work`` turns an item into a result. ``hand_on`` gets a list of finished jobs, on a thread of its own; it may take
-    long. What finishes while ``calls`` of it are under way goes together afterwards. ``refuse`` gets each job of which
-    an item failed, at once. Neither may raise.
+    ``work`` turns an item into a result. ``process`` gets a list of finished requests, on a thread of its own, and may
+    take long. While ``concurrent`` batches are being processed, finished requests accumulate and form the next batch.
+    ``fail`` gets a request as soon as all its items ended and one of them failed. ``process`` and ``fail`` must not
+    raise.
     """
 
     def __init__(
         self,
         workers: int,
         work: Callable[[Item], Result],
-        hand_on: Callable[[list[Job[Item, Result]]], None],
-        refuse: Callable[[Job[Item, Result]], None],
-        group: int,
-        calls: int = 1,
+        process: Callable[[list[PendingRequest[Item, Result]]], None],
+        fail: Callable[[PendingRequest[Item, Result]], None],
+        batch_items: int,
+        concurrent: int = 1,
         initializer: Callable[[], None] | None = None,
     ) -> None:
-        """Start the threads; ``group`` is the most items that are held back for one another."""
-        self._work, self._hand_on, self._refuse = work, hand_on, refuse
-        self._group, self._calls_left = group, calls
+        """Start the threads; with ``batch_items`` finished items a batch is passed on at once."""
+        self._work, self._process, self._fail = work, process, fail
+        self._batch_items, self._free = batch_items, concurrent
         self._pool = ThreadPoolExecutor(workers, initializer=initializer)
-        self._callers = ThreadPoolExecutor(calls)
+        self._processors = ThreadPoolExecutor(concurrent)
         self._lock = threading.Lock()
         self._unfinished = 0
-        self._ready: list[Job[Item, Result]] = []
-        # Threads start with their first job: give each one now, so that no request pays for what they load.
+        self._ready: list[PendingRequest[Item, Result]] = []
+        # A thread starts with its first task: give each one a task now, so that no request waits for what it loads.
         list(self._pool.map(time.sleep, [0.05] * workers))
 
-    def put(self, job: Job[Item, Result]) -> None:
-        """Queue a job of at least one item; its answer comes through ``hand_on``."""
+    def submit(self, request: PendingRequest[Item, Result]) -> None:
+        """Queue a request of at least one item; it ends with a call of ``process`` or ``fail``."""
         with self._lock:
-            self._unfinished += job.left
-        for index in range(len(job.items)):
-            self._pool.submit(self._run, job, index)
+            self._unfinished += request.left
+        for index in range(len(request.items)):
+            self._pool.submit(self._run, request, index)
 
-    def _run(self, job: Job[Item, Result], index: int) -> None:
-        begun = job.begun[index] = time.monotonic()
+    def _run(self, request: PendingRequest[Item, Result], index: int) -> None:
+        begun = request.begun[index] = time.monotonic()
         try:
-            if begun > job.deadline:
-                raise Late
-            job.results[index] = self._work(job.items[index])
+            if begun > request.deadline:
+                raise DeadlineExceeded
+            request.results[index] = self._work(request.items[index])
         except Exception as error:  # answered to the request's client
-            job.errors[index] = error
-        job.finished[index] = time.monotonic()
+            request.errors[index] = error
+        request.finished[index] = time.monotonic()
         with self._lock:
             self._unfinished -= 1
-            job.left -= 1
-            ended = job.left == 0
-            failed = ended and job.error is not None
+            request.left -= 1
+            ended = request.left == 0
+            failed = ended and request.error is not None
             if ended and not failed:
-                self._ready.append(job)
-            group = self._take_group()
+                self._ready.append(request)
+            batch = self._take_batch()
         if failed:
-            self._refuse(job)
-        if group:
-            self._callers.submit(self._call, group)
+            self._fail(request)
+        if batch:
+            self._processors.submit(self._process_batches, batch)
 
-    def _call(self, group: list[Job[Item, Result]]) -> None:
-        """Hand a group on, then what became ready meanwhile."""
-        while group:
-            self._hand_on(group)
+    def _process_batches(self, batch: list[PendingRequest[Item, Result]]) -> None:
+        """Process a batch, then what became ready meanwhile."""
+        while batch:
+            self._process(batch)
             with self._lock:
-                self._calls_left += 1
-                group = self._take_group()
+                self._free += 1
+                batch = self._take_batch()
 
-    def _take_group(self) -> list[Job[Item, Result]]:
-        """Return the finished jobs, if they may go now: half of all that is worked on here, or a whole group."""
-        waiting = sum(len(job.items) for job in self._ready)
-        if not waiting or not self._calls_left:
+    def _take_batch(self) -> list[PendingRequest[Item, Result]]:
+        """Return the finished requests once they are a whole batch, or half of all that is in the executor."""
+        waiting = sum(len(request.items) for request in self._ready)
+        if not waiting or not self._free:
             return []
-        if self._unfinished and waiting < min(self._group, (waiting + self._unfinished + 1) // 2):
+        if self._unfinished and waiting < min(self._batch_items, (waiting + self._unfinished + 1) // 2):
             return []
-        self._calls_left -= 1
-        group, self._ready = self._ready, []
-        return group
+        self._free -= 1
+        batch, self._ready = self._ready, []
+        return batch
 
     def close(self) -> None:
-        """Finish what is queued and hand it on, then end the threads."""
+        """Finish and process all queued requests, then end the threads."""
         self._pool.shutdown(wait=True)
-        self._callers.shutdown(wait=True)
+        self._processors.shutdown(wait=True)

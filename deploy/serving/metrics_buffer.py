@@ -1,7 +1,7 @@
-"""Counters of Triton's metrics endpoint, counted here and published twice a second.
+"""A buffer for the counters of Triton's metrics endpoint: counts here, publishes twice a second.
 
-Every increment of a custom metric is a round trip between two processes. On a saturated machine two of them cost an
-image more than its fusion does.
+Every increment of a custom metric is a round trip between two processes. On a saturated machine two increments cost
+more time than the fusion of one image.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 PUBLISHED_EVERY = 0.5
 
 
-class Tally:
-    """Counts by key and adds the counts to the metric of that key now and then, from a thread of its own."""
+class MetricsBuffer:
+    """Counts by key, and adds the counts to the metrics at intervals, from a thread of its own."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Tally:
             self._counts.update(keys)
 
     def publish(self) -> None:
-        """Add what was counted since the last time to the metrics."""
+        """Add the counts since the last publication to the metrics, and set the gauges."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
         for key, number in counts.items():
@@ -56,7 +56,7 @@ class Tally:
             self.publish()
 
     def close(self) -> None:
-        """Publish the rest and end the thread."""
+        """Publish the remaining counts and end the thread."""
         self._stopped.set()
         self._thread.join()
         self.publish()

@@ -1,39 +1,31 @@
-"""The networks, called from the first step (business logic scripting): the rows of many requests in one call.
+"""The networks, called from the first step (business logic scripting) with the images of many requests in one call.
 
-As steps of the ensemble the networks got each request by itself: a message to their process and back, and tensors of
-their own, for every image. Called here, a group of finished images costs that once, and the crops of all its faces go
-together. Each network still has its own scheduler, which joins the calls of several first steps.
+As steps of the ensemble the networks would get each request by itself, with a message between processes and tensors of
+its own for every image. Called here, a batch of prepared images costs that once, and the crops of all its faces go
+together. Each network still has its own scheduler, which joins the calls of several instances of the first step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import Float32Array, Pixels
+from veridict.forensics.observation import Observation
 from veridict.forensics.preprocess import Prepared
 
 from .responses import write
 
-Floats = npt.NDArray[np.float32]
+#: An image's observation, its embedding [D], its class tokens [K, W], and the logits of its faces [F].
+Scored = tuple[Observation, Float32Array, Float32Array, Float32Array]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What the networks say of N images: embeddings [N, D], intermediates [N, I] and, per image, its faces' logits."""
-
-    embeddings: Floats
-    intermediates: Floats
-    face_logits: Sequence[Floats]
-
-
-def run_network(model: sig.Model, rows: npt.NDArray[np.uint8]) -> list[Floats]:
+def run_network(model: sig.Model, rows: Pixels) -> list[Float32Array]:
     """Return the rows [N, ...] of every output of a served network for input rows [N, ...], N > 0.
 
     Raises:
@@ -56,12 +48,12 @@ def run_network(model: sig.Model, rows: npt.NDArray[np.uint8]) -> list[Floats]:
     return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
 
-def _array(response: Any, name: str) -> Floats:
-    array: Floats = pb_utils.get_output_tensor_by_name(response, name).as_numpy()
+def _array(response: Any, name: str) -> Float32Array:
+    array: Float32Array = pb_utils.get_output_tensor_by_name(response, name).as_numpy()
     return array
 
 
-def _score_faces(crops: Sequence[npt.NDArray[np.uint8]]) -> Floats:
+def _score_faces(crops: Sequence[Pixels]) -> Float32Array:
     """Return the logits [N] of crops uint8 [224, 224, 3]; N may be 0."""
     if not crops:
         return np.zeros(0, np.float32)
@@ -72,26 +64,27 @@ def _score_faces(crops: Sequence[npt.NDArray[np.uint8]]) -> Floats:
 class Networks:
     """Scores prepared images with ``clip_image`` and their faces with ``face_cnn``.
 
-    Both at the same time for a lone image, which would leave cores idle; one after the other for a group, whose rows
-    fill the cores by themselves: with more threads than cores the same work takes 7% more CPU time, in switches.
+    A lone image is scored by both networks at the same time, since one network would leave cores idle. For a batch the
+    networks run one after the other, since its rows fill the cores: with more threads than cores the same work takes 7%
+    more CPU time, in context switches.
     """
 
-    def __init__(self, calls: int) -> None:
-        """Say how many threads may call :meth:`score` at once."""
-        self._pool = ThreadPoolExecutor(calls)
+    def __init__(self, concurrent: int) -> None:
+        """Take the number of threads that may call :meth:`score` at the same time."""
+        self._pool = ThreadPoolExecutor(concurrent)
 
-    def score(self, images: Sequence[Prepared]) -> Scores:
+    def score(self, images: Sequence[Prepared]) -> list[Scored]:
         """Return the scores of at least one image; without a face ``face_cnn`` is not called.
 
         Raises:
             RuntimeError: a network did not answer.
         """
         crops = [crop for image in images for crop in image.crops]
-        beside = self._pool.submit(_score_faces, crops) if crops and len(images) == 1 else None
-        embeddings, intermediates = run_network(sig.CLIP_IMAGE, np.stack([image.view for image in images]))
-        logits = beside.result() if beside else _score_faces(crops)
-        bounds = np.cumsum([len(image.crops) for image in images])[:-1]
-        return Scores(embeddings, intermediates, np.split(logits, bounds))
+        parallel = self._pool.submit(_score_faces, crops) if crops and len(images) == 1 else None
+        embeddings, tokens = run_network(sig.CLIP_IMAGE, np.stack([image.view for image in images]))
+        logits = parallel.result() if parallel else _score_faces(crops)
+        faces = np.split(logits, np.cumsum([len(image.crops) for image in images])[:-1])
+        return list(zip((image.observation for image in images), embeddings, tokens, faces, strict=True))
 
     def close(self) -> None:
         """End the threads."""

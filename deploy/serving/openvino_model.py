@@ -1,4 +1,4 @@
-"""The CPU profile of an engine step: OpenVINO inside the python backend, with the engine's own tensor names."""
+"""The CPU profile of a network: OpenVINO inside the Python backend, with the tensor names of the engine."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ import triton_python_backend_utils as pb_utils
 
 from veridict.forensics.signature import MODELS
 
-from ..repository import cpu_graph
+from ..manifest import read_manifest
 from .openvino_runtime import Network
 from .responses import fail, parameter, version_folder, write
 
 
 class TritonPythonModel:
-    """Runs the graph of the model's version folder (int8 where there is one) on the batch that the scheduler formed."""
+    """Runs the graph that the manifest names for the CPU profile on the batch that the scheduler formed."""
+
+    #: The network whose graph is run; None stands for the model's own name.
+    network_name: str | None = None
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the network; the configuration's ``threads`` (0 = one per core) and ``precision`` say how it runs.
 
-        ``graph`` names a file of the version folder in place of the one that verdicts use.
+        The parameter ``graph`` names another file in the folder of the served graph; explanations have it.
         """
-        self.model = MODELS[args["model_name"]]
-        named = parameter(args, "graph", "")
-        graph = version_folder(args) / named if named else cpu_graph(version_folder(args))
+        self.model = MODELS[self.network_name or args["model_name"]]
+        graph = read_manifest(version_folder(args).parent.parent).graph(self.model.name, "cpu")
+        graph = graph.with_name(parameter(args, "graph", graph.name))
         self.network = Network(graph, int(parameter(args, "threads", "0")), parameter(args, "precision", ""))
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run all requests' rows in one call."""
+        """Run the rows of all requests in one call."""
         (wanted,) = self.model.inputs
         arrays = [pb_utils.get_input_tensor_by_name(r, wanted.name).as_numpy() for r in requests]
         try:
             results = self.network(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
-        except Exception as error:  # answered to every request of the batch; the stub goes on
+        except Exception as error:  # every request of the batch gets the error, and the process goes on
             return [fail(self.model.name, error) for _ in requests]
         bounds = np.cumsum([len(a) for a in arrays])[:-1]
         parts = zip(*(np.split(rows, bounds) for rows in results), strict=True)

@@ -1,13 +1,13 @@
 """Runs the CPU profile's ONNX graphs in OpenVINO: one row per inference, one stream of one thread per core.
 
-**A row's result never depends on its company.** Every inference has exactly one row and one thread, so a picture gets
-the same answer alone, in a batch of any size and at any place in it, on every processor: there is nothing that a batch
-could change. Graphs compiled for several rows break this where a processor has no byte dot products (0.5141 alone,
-0.5164 in a batch).
+**A row's result does not depend on the other rows.** Every inference has exactly one row and one thread, so an image
+gets the same answer alone, in a batch of any size and at any place in it, on every processor. Graphs compiled for
+several rows break this on processors without byte dot products (0.5141 alone, 0.5164 in a batch).
 
-**How a processor computes** (:func:`best_precision`; ``veridict bench --processors`` measures all of them): bfloat16
-where it has it; else, with byte dot products (VNNI), weights stay int8 and each token's activations are quantised as
-they come, in groups of 32 features, so that the few huge features of a transformer spoil no others; else float32.
+**The precision depends on the processor** (:func:`best_precision`; ``veridict bench --processors`` measures all of
+them): bfloat16 where the processor has it. Else, with byte dot products (VNNI), weights stay int8 and the activations
+of each token are quantised at run time in groups of 32 features, so that the few very large features of a transformer
+do not spoil the others. Else float32.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 @cache
 def _core() -> Any:
-    """Return the process's one OpenVINO core, kept until the end.
+    """Return the one OpenVINO core of this process; it lives as long as the process.
 
-    Each core gives its thread a signal stack and takes it away when it goes; two that go in the order they came leave
-    the thread with the first one's freed stack, and the next signal (a child's end, say) kills the process.
+    A core installs a signal stack for its thread and frees it when it is destroyed. When two cores are destroyed in the
+    order of their creation, the thread keeps the freed stack of the first one, and the next signal kills the process.
     """
     import openvino
 
@@ -42,8 +42,8 @@ def usable_cores() -> int:
 def fold_weights(graph: Any) -> int:
     """Replace weights stored as int8 (constant -> convert -> multiply by scales) by float constants; return how many.
 
-    The values are the same. Kept as int8, OpenVINO unpacks them anew in every inference, which costs more than it saves
-    when an inference has two hundred tokens.
+    The values are the same. OpenVINO would unpack int8 weights in every inference, which costs more than it saves for
+    the two hundred tokens of an image.
     """
     from openvino import op
 
@@ -81,9 +81,9 @@ def best_precision() -> str:
 class Network:
     """A graph with one input, ready to run on this machine's cores; safe to call from several threads.
 
-    ``threads`` is the number of streams, 0 for one per core. ``precision`` says how what the graph does not quantise
-    itself is computed: ``bf16``, ``int8`` (weights that are stored as int8; the rest in float32) or ``f32``; "" is what
-    :func:`best_precision` says.
+    ``threads`` is the number of streams, 0 for one per core. ``precision`` is that of the layers that the graph does
+    not quantise itself: ``bf16``, ``int8`` (weights that are stored as int8; the rest in float32) or ``f32``; "" stands
+    for :func:`best_precision`.
     """
 
     def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
@@ -92,7 +92,7 @@ class Network:
         properties: dict[str, object] = {
             "NUM_STREAMS": self.streams,
             "INFERENCE_NUM_THREADS": self.streams,
-            # Several processes share the cores: threads pinned by each of them would all sit on the first ones.
+            # Several processes share the cores; if each pinned its threads, all would run on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
         precision = precision or best_precision()
@@ -109,7 +109,7 @@ class Network:
         graph.reshape([1, *sides])
         compiled = _core().compile_model(graph, "CPU", properties)
         self._requests = [compiled.create_infer_request() for _ in range(self.streams)]
-        # Twice as many rows as streams, for every stream to meet one, whichever takes which request.
+        # Twice as many rows as streams, so that every stream runs at least one, whichever takes which request.
         self(np.zeros((2 * self.streams, *sides), self._dtype))
 
     def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:

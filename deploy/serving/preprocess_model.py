@@ -1,13 +1,12 @@
-"""The model ``preprocess``: encoded bytes -> facts, forensic measurements, and what the networks say of the views.
+"""The model ``preprocess``: encoded bytes -> the observation of every image, with the networks' scores.
 
-It takes requests from Triton at once, refuses what is too much (:mod:`.tickets`), queues the rest by itself
-(:mod:`.intake`), calls the networks for every image that is ready (:mod:`.networks`) and answers later, through the
-response senders that the python backend has for it in the default transaction mode.
+It takes requests from Triton at once, refuses what exceeds the in-flight limit (:mod:`.in_flight`), works on the images
+with threads of its own (:mod:`.batching_executor`), calls the networks for batches of prepared images
+(:mod:`.networks`), and answers through the response senders of the Python backend.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Hashable
@@ -18,32 +17,34 @@ import triton_python_backend_utils as pb_utils
 
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import CODES, ImageError
+from veridict.forensics.observation import Observation
 from veridict.forensics.preprocess import Prepared, prepare, warm_up
 
-from . import responses as serving
-from .batching_executor import Intake, Job, Late
-from .in_flight import TicketOffice
-from .metrics_buffer import Tally
-from .networks import Networks, Scores
+from . import responses
+from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingRequest
+from .in_flight import InFlightLimiter
+from .metrics_buffer import MetricsBuffer
+from .networks import Networks
 from .openvino_runtime import usable_cores
 
-#: Seconds after which an image that no step answered is no longer counted as under way.
-_LONGEST = 10.0
+#: Seconds after which the slot of an image that was never answered is free again.
+_SLOT_LIFETIME = 10.0
 
-Prepare = Job[bytes, Prepared]
+Request = PendingRequest[bytes, Prepared]
 
 
 class TritonPythonModel:
     """Prepares every image once; a request's answer is the tensors of its images, or its first image's error."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Start the threads; the configuration's parameters say how many, and how much is too much."""
-        serving.set_up_process()
-        self.tickets = TicketOffice(int(serving.parameter(args, "capacity", "32")), sig.PREPROCESS.max_batch_size)
-        self.patience = float(serving.parameter(args, "patience_seconds", "8"))
+        """Start the threads; the configuration's parameters set their number and the limits."""
+        responses.set_up_process()
+        in_flight = int(responses.parameter(args, "max_in_flight", "32"))
+        self.limiter = InFlightLimiter(in_flight, sig.PREPROCESS.max_batch_size)
+        self.queue_timeout = float(responses.parameter(args, "queue_timeout_seconds", "8"))
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        # The families are kept: metrics go when their family does.
-        errors, refused, under_way = self.families = [
+        # A metric disappears with its family, so the families are kept.
+        errors, refused, flying = self.families = [
             pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
             for name, text, kind in (
                 ("image_errors_total", "Images refused, by code", counter),
@@ -53,132 +54,117 @@ class TritonPythonModel:
         ]
         counters: dict[Hashable, Any] = {code: errors.Metric(labels={"code": code}) for code in CODES}
         counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late")}
-        level = under_way.Metric(labels={"process": str(os.getpid())})
-        self.tally = Tally(counters, gauges=[(level, lambda: self.tickets.in_use)])
-        calls = int(serving.parameter(args, "calls", "2"))
-        self.networks = Networks(calls)
-        self.intake: Intake[bytes, Prepared] = Intake(
-            int(serving.parameter(args, "threads", "0")) or usable_cores(),
+        level = flying.Metric(labels={"process": str(os.getpid())})
+        self.metrics = MetricsBuffer(counters, gauges=[(level, lambda: self.limiter.in_use)])
+        concurrent = int(responses.parameter(args, "concurrent_batches", "2"))
+        self.networks = Networks(concurrent)
+        self.executor: BatchingExecutor[bytes, Prepared] = BatchingExecutor(
+            int(responses.parameter(args, "threads", "0")) or usable_cores(),
             prepare,
-            self._hand_on,
-            self._refuse,
-            int(serving.parameter(args, "group", "8")),
-            calls,
+            self._score_and_answer,
+            self._answer_failure,
+            int(responses.parameter(args, "batch_images", "8")),
+            concurrent,
             initializer=warm_up,
         )
 
     def execute(self, requests: list[Any]) -> None:
-        """Take the requests in, or refuse them; the answers follow through their response senders."""
+        """Admit or refuse the requests; the answers follow through their response senders."""
         for request in requests:
             sender = request.get_response_sender()
             try:
-                refusal = self._take_in(request, sender)
-            except Exception as error:  # one bad request must not take the others down with it
-                refusal = serving.fail("preprocess", error)
+                refusal = self._admit(request, sender)
+            except Exception as error:  # one bad request must not fail the others
+                refusal = responses.fail("preprocess", error)
             if refusal is not None:
                 _send(sender, refusal)
 
-    def _take_in(self, request: Any, sender: Any) -> Any:
-        """Queue a request; return its refusal where it is not taken."""
-        if self.tickets.full:  # asked before the images are read: refusing must cost next to nothing
-            self.tally.count("full")
-            return serving.overloaded()
-        images = list(serving.read(request, sig.IMAGE).ravel())
+    def _admit(self, request: Any, sender: Any) -> Any:
+        """Queue a request, or return the answer that refuses it."""
+        if self.limiter.full:  # checked before the images are read, so that refusing costs almost nothing
+            self.metrics.count("full")
+            return responses.overloaded()
+        images = list(responses.read(request, sig.IMAGE).ravel())
         if not images:
-            return serving.refuse(ImageError("image.empty", "a request without an image"))
-        # Microseconds, 0 without one: what the client's own deadline leaves. Nobody waits for an image after it.
-        deadline = request.timeout() * 1e-6 or _LONGEST
-        tickets = self.tickets.take(len(images), min(deadline, _LONGEST))
-        if tickets is None:
-            self.tally.count("full")
-            return serving.overloaded()
-        self.intake.put(Job((sender, tickets), images, time.monotonic() + min(self.patience, deadline)))
+            return responses.refuse(ImageError("image.empty", "a request without an image"))
+        # The rest of the client's own deadline in microseconds, 0 without one. After it nobody waits for the answer.
+        deadline = request.timeout() * 1e-6 or _SLOT_LIFETIME
+        slots = self.limiter.acquire(len(images), min(deadline, _SLOT_LIFETIME))
+        if slots is None:
+            self.metrics.count("full")
+            return responses.overloaded()
+        begin_before = time.monotonic() + min(self.queue_timeout, deadline)
+        self.executor.submit(PendingRequest((sender, slots), images, begin_before))
         return None
 
-    def _hand_on(self, jobs: list[Prepare]) -> None:
-        """Have the images of all jobs scored together, and answer."""
+    def _score_and_answer(self, batch: list[Request]) -> None:
+        """Have the networks score the images of a batch of requests, and answer each request."""
         try:
-            answers = self._score(jobs)
+            answers = self._score(batch)
         except Exception as failure:  # whatever it is, the clients get an answer
-            answers = [serving.fail("preprocess", failure) for _ in jobs]
-        for job, answer in zip(jobs, answers, strict=True):
-            self._answer(job, answer)
+            answers = [responses.fail("preprocess", failure) for _ in batch]
+        for request, answer in zip(batch, answers, strict=True):
+            self._answer(request, answer)
 
-    def _score(self, jobs: list[Prepare]) -> list[Any]:
+    def _score(self, batch: list[Request]) -> list[Any]:
         began = time.monotonic()
-        images = [[item for item in job.results if item is not None] for job in jobs]
-        scores = self.networks.score([item for group in images for item in group])
+        images = [[item for item in request.results if item is not None] for request in batch]
+        scored = iter(self.networks.score([item for group in images for item in group]))
         ended = time.monotonic()
-        answers, start = [], 0
-        for job, prepared in zip(jobs, images, strict=True):
-            rows = slice(start, start + len(prepared))
-            facts = [
-                _facts(job, i, p, {"grouping": began - job.finished[i], "networks": ended - began})
-                for i, p in enumerate(prepared)
-            ]
-            answers.append(_tensors(facts, scores, rows))
-            start = rows.stop
+        answers = []
+        for request, prepared in zip(batch, images, strict=True):
+            observations = []
+            for index in range(len(prepared)):
+                observation, embedding, tokens, logits = next(scored)
+                seconds = {
+                    "queue": request.begun[index] - request.arrived,
+                    "grouping": began - request.finished[index],
+                    "networks": ended - began,
+                }
+                observations.append(observation.with_scores(embedding, tokens, logits, seconds))
+            answers.append(_tensors(observations, request.key[1]))
         return answers
 
-    def _refuse(self, job: Prepare) -> None:
-        assert job.error is not None
-        self._answer(job, self._refusal(job, *job.error))
+    def _answer_failure(self, request: Request) -> None:
+        assert request.error is not None
+        self._answer(request, self._failure(request, *request.error))
 
-    def _refusal(self, job: Prepare, index: int, error: Exception) -> Any:
-        if isinstance(error, Late):
-            self.tally.count("late")
-            return serving.late()
+    def _failure(self, request: Request, index: int, error: Exception) -> Any:
+        if isinstance(error, DeadlineExceeded):
+            self.metrics.count("late")
+            return responses.deadline_exceeded()
         if not isinstance(error, ImageError):
-            return serving.fail("preprocess", error)
-        self.tally.count(error.code)
-        return serving.refuse(ImageError(error.code, f"image {index} of the request") if len(job.items) > 1 else error)
+            return responses.fail("preprocess", error)
+        self.metrics.count(error.code)
+        several = len(request.items) > 1
+        return responses.refuse(ImageError(error.code, f"image {index} of the request") if several else error)
 
-    def _answer(self, job: Prepare, answer: Any) -> None:
-        sender, tickets = job.key
+    def _answer(self, request: Request, answer: Any) -> None:
+        sender, slots = request.key
         if answer.has_error():
-            self.tickets.give_back(tickets)
+            self.limiter.release(slots)
         _send(sender, answer)
 
     def finalize(self) -> None:
-        """Finish what was taken in."""
-        self.intake.close()
+        """Finish the admitted requests, then end the threads."""
+        self.executor.close()
         self.networks.close()
-        self.tally.close()
-        self.tickets.close()
+        self.metrics.close()
+        self.limiter.close()
 
 
 def _send(sender: Any, answer: Any) -> None:
     try:
         sender.send(answer, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except Exception as error:  # the other requests of the group still get their answers
+    except Exception as error:  # the other requests of the batch still get their answers
         pb_utils.Logger.log_error(f"preprocess: an answer could not be sent: {type(error).__name__}: {error}")
 
 
-def _tensors(facts: list[dict[str, Any]], scores: Scores, rows: slice) -> Any:
-    """Return the answer to a request whose images stand in ``rows`` of the scores."""
-    faces = scores.face_logits[rows]
-    padded = np.full((len(faces), max(len(logits) for logits in faces)), np.nan, np.float32)
-    for row, logits in zip(padded, faces, strict=True):
-        row[: len(logits)] = logits
+def _tensors(observations: list[Observation], slots: list[int]) -> Any:
+    rows = np.array([(os.getpid(), slot) for slot in slots], np.int64)
     return pb_utils.InferenceResponse(
         [
-            serving.write(sig.FACTS, [json.dumps(image, default=vars) for image in facts]),
-            serving.write(sig.EMBEDDING_OUT, scores.embeddings[rows]),
-            serving.write(sig.INTERMEDIATES_OUT, scores.intermediates[rows]),
-            serving.write(sig.FACE_LOGITS, padded),
+            responses.write(sig.OBSERVATION, [observation.to_bytes() for observation in observations]),
+            responses.write(sig.SLOT, rows),
         ]
     )
-
-
-def _facts(job: Prepare, index: int, item: Prepared, after: dict[str, float]) -> dict[str, Any]:
-    """Return what fusion needs to know of an image; ``after`` are the seconds of what followed its preparation."""
-    waited = {"queue": job.begun[index] - job.arrived} | after
-    return {
-        "image": item.image,
-        "measurements": item.measurements,
-        "boxes": item.boxes,
-        "faces_found": item.faces_found,
-        "tone": item.tone,
-        "timings_ms": item.timings_ms | {name: round(v * 1e3, 3) for name, v in waited.items()},
-        "ticket": (os.getpid(), job.key[1][index]),
-    }

@@ -1,4 +1,4 @@
-"""Helpers for ``model.py`` files: one error answer per request, strings, batches and thread counts."""
+"""Requests and responses of Python-backend models: reading and writing tensors, error answers, process set-up."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def overloaded() -> Any:
     """Return the UNAVAILABLE answer of a full server."""
     return pb_utils.InferenceResponse(
         error=pb_utils.TritonError(
-            "[server.overloaded] as many images as the server takes are under way", pb_utils.TritonError.UNAVAILABLE
+            "[server.overloaded] the server has reached its limit of images in flight", pb_utils.TritonError.UNAVAILABLE
         )
     )
 
 
-def late() -> Any:
+def deadline_exceeded() -> Any:
     """Return the UNAVAILABLE answer to a request that waited beyond its deadline."""
     return pb_utils.InferenceResponse(
         error=pb_utils.TritonError(

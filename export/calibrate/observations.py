@@ -1,7 +1,10 @@
-"""Observing many files in several qualities, kept on disk: calibration's long part, which goes on where it was ended.
+"""Observing many files in several qualities and keeping the observations on disk, in chunks.
 
-A quality is what happened to the file before it arrives: a tier of :mod:`.tiers`, or ``random``, a degradation drawn
-anew for every file (and the same every time) so that no size, format or sharpness tells real from fake.
+Observing is the long part of a calibration. An interrupted one resumes after its last finished chunk.
+
+A quality is what happened to the file before it arrives: a tier of :mod:`veridict.export.tiers`; ``shrunk-N``, a
+smaller copy; or ``random``, a degradation drawn for each file (the same one every time), so that no size, format or
+sharpness tells real from fake.
 """
 
 from __future__ import annotations
@@ -9,31 +12,45 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from veridict.forensics.calibration import FORENSIC
-from veridict.forensics.contract import ImageFacts
+from veridict.forensics.arrays import AnyArray
 from veridict.forensics.errors import ImageError
-from veridict.forensics.fusion import Observation
-from veridict.forensics.measure import Measurement
-from veridict.forensics.signature import MAX_FACES
+from veridict.forensics.observation import Observation
 
 from ..datasets import Sample
+from ..files import replacing
 from ..pipeline import InProcessDetector
 from ..tiers import TIERS, apply_tier
 
 RANDOM = "random"
-_CHUNK = 256
+#: Beginning of the qualities that shrink a file: the longest side follows.
+SHRUNK = "shrunk-"
+#: Files observed between two writes to the cache.
+CHUNK = 256
 _BATCH = 16
+#: Part of the name of every kept chunk; chunks of another layout are not read.
+_LAYOUT = "observations/2"
+
+
+def shrink(data: bytes, longest: int) -> bytes:
+    """Return the image as a JPEG of quality 90 with the given longest side; it must be larger."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((longest, longest), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def degrade_file(data: bytes, seed: int) -> bytes:
-    """Return the picture as a JPEG or WebP after what platforms and people do: smaller, enlarged again, soft, grey."""
+    """Return the image as JPEG or WebP after random changes as platforms and people make: size, blur, grey, quality."""
     from PIL import Image, ImageFilter, ImageOps
 
     filters = [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX]
@@ -60,28 +77,36 @@ def degrade_file(data: bytes, seed: int) -> bytes:
 
 
 def read_quality(sample: Sample, quality: str) -> bytes:
-    """Return a sample's file in a quality: a tier's name, or ``random``."""
+    """Return a sample's file in a quality: a tier's name, ``shrunk-N``, or any other name for a degradation."""
     data = sample.path.read_bytes()
     if quality in TIERS:
         return apply_tier(data, quality)
+    if quality.startswith(SHRUNK):
+        return shrink(data, int(quality.removeprefix(SHRUNK)))
     return degrade_file(data, int.from_bytes(hashlib.sha256(quality.encode() + data).digest()[:6], "big"))
 
 
 def observe_samples(
-    detector: InProcessDetector, samples: Sequence[Sample], quality: str, cache: Path | None = None
+    detector: InProcessDetector,
+    samples: Sequence[Sample],
+    quality: str,
+    cache: Path | None = None,
+    chunk: int = CHUNK,
 ) -> list[Observation]:
-    """Return an observation per sample; ``cache`` is a folder that keeps them, in chunks, and is read first.
+    """Return an observation per sample.
+
+    ``cache`` is a folder that keeps them, ``chunk`` samples to a file; files that are there are read, not observed
+    again. They belong to the repository they were made with and to the paths of the samples.
 
     Raises:
-        ImageError: a picture is refused; the message names the file.
+        ImageError: an image is refused; the message names the first file of its batch.
     """
     from tqdm import tqdm
 
     seen: list[Observation] = []
-    chunks = range(0, len(samples), _CHUNK)
-    for start in tqdm(chunks, desc=f"{quality} pictures", disable=not sys.stderr.isatty()):
-        part = samples[start : start + _CHUNK]
-        names = hashlib.sha256("\n".join(str(s.path) for s in part).encode()).hexdigest()[:16]
+    for start in tqdm(range(0, len(samples), chunk), desc=f"{quality} images", disable=not sys.stderr.isatty()):
+        part = samples[start : start + chunk]
+        names = hashlib.sha256("\n".join([_LAYOUT, *(str(s.path) for s in part)]).encode()).hexdigest()[:16]
         path = None if cache is None else cache / f"{quality}-{start:06d}-{names}.npz"
         if path is not None and path.exists():
             with np.load(path) as stored:
@@ -98,75 +123,41 @@ def observe_samples(
                 ) from None
         arrays = pack(found)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as stream:
+            with replacing(path) as partial, partial.open("wb") as stream:
                 np.savez(stream, **arrays)
-            partial.replace(path)
-        seen += unpack(arrays)  # rounded alike whether they are computed or read
+        seen += unpack(arrays)  # the same rounding whether computed now or read
     return seen
 
 
-def pack(seen: Sequence[Observation]) -> dict[str, npt.NDArray[Any]]:
-    """Return observations as arrays, one row each; networks' outputs in half precision."""
+def pack(observations: Sequence[Observation]) -> dict[str, AnyArray]:
+    """Return observations as two arrays: their wire forms one after the other [bytes], and where each ends [N].
 
-    def padded(values: Sequence[Any], width: int) -> npt.NDArray[np.float32]:
-        rows = np.full((MAX_FACES, width), np.nan, np.float32)
-        if len(values):
-            rows[: len(values)] = np.asarray(values, np.float32).reshape(len(values), width)
-        return rows
-
-    facts = [o.image for o in seen]
+    The networks' outputs are kept in half precision, and timings are not kept.
+    """
+    data = [_in_half_precision(observation).to_bytes() for observation in observations]
     return {
-        "sha256": np.array([f.sha256 for f in facts]),
-        "format": np.array([f.format for f in facts]),
-        "size": np.array([(f.width, f.height, f.bytes, f.frames) for f in facts], np.int64),
-        "measured": np.array([[_number(o.measurements[name].value) for name in FORENSIC] for o in seen], np.float64),
-        "embedding": np.stack([o.embedding for o in seen]).astype(np.float16),
-        "intermediates": np.stack([_tokens(o) for o in seen]).astype(np.float16),
-        "boxes": np.stack([padded(o.boxes, 4) for o in seen]),
-        "faces": np.stack([padded(o.face_logits, 1)[:, 0] for o in seen]),
-        "found": np.array([o.faces_found for o in seen], np.int64),
-        "tone": np.array([o.tone for o in seen], np.float64),
+        "data": np.frombuffer(b"".join(data), np.uint8),
+        "ends": np.cumsum([len(part) for part in data], dtype=np.int64),
     }
 
 
-def unpack(arrays: dict[str, npt.NDArray[Any]]) -> list[Observation]:
-    """Return the observations that :func:`pack` took; timings and reasons are not kept."""
-    seen = []
-    for row in range(len(arrays["tone"])):
-        width, height, size, frames = (int(v) for v in arrays["size"][row])
-        faces = arrays["faces"][row]
-        count = int((~np.isnan(faces)).sum())
-        seen.append(
-            Observation(
-                request_id="",
-                image=ImageFacts(str(arrays["sha256"][row]), str(arrays["format"][row]), width, height, size, frames),
-                measurements={
-                    name: Measurement(None, "not kept") if v != v else Measurement(float(v))
-                    for name, v in zip(FORENSIC, arrays["measured"][row], strict=True)
-                },
-                embedding=arrays["embedding"][row].astype(np.float32),
-                boxes=[_box(box) for box in arrays["boxes"][row][:count]],
-                face_logits=[float(v) for v in faces[:count]],
-                timings_ms={},
-                intermediates=arrays["intermediates"][row],
-                faces_found=int(arrays["found"][row]),
-                tone=float(arrays["tone"][row]),
-            )
-        )
-    return seen
+def unpack(arrays: Mapping[str, AnyArray]) -> list[Observation]:
+    """Return the observations that :func:`pack` took.
+
+    Raises:
+        ValueError: the bytes are no observations.
+    """
+    ends = arrays["ends"].tolist()
+    data = arrays["data"].tobytes()
+    return [Observation.from_bytes(data[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def _tokens(seen: Observation) -> npt.NDArray[np.floating[Any]]:
-    assert seen.intermediates is not None
-    return seen.intermediates
-
-
-def _box(values: npt.NDArray[np.float32]) -> tuple[int, int, int, int]:
-    x, y, width, height = (int(v) for v in values)
-    return x, y, width, height
+def _in_half_precision(observation: Observation) -> Observation:
+    assert observation.embedding is not None
+    assert observation.class_tokens is not None
+    return replace(
+        observation,
+        embedding=observation.embedding.astype(np.float16).astype(np.float32),
+        class_tokens=observation.class_tokens.astype(np.float16),
+        timings_ms={},
+    )

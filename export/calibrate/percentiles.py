@@ -1,37 +1,24 @@
-"""Percentiles of the forensic signals over real photographs, per size class: what readings are relative to."""
+"""Percentiles of the forensic signals over real photographs, per size class; readings are relative to them."""
 
 from __future__ import annotations
 
-import io
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from veridict.forensics.calibration import FORENSIC, Percentiles
-from veridict.forensics.fusion import Observation
+from veridict.forensics.calibration import Percentiles
+from veridict.forensics.observation import Observation
+from veridict.forensics.signals import FORENSIC
 
 from ..datasets import Sample
 from ..pipeline import InProcessDetector
-from .observations import observe_samples
+from .observations import SHRUNK, observe_samples
 
 SIZE_EDGES = (256.0, 448.0)
 QUANTILES = 41
-
-
-def shrink(data: bytes, longest: int) -> bytes | None:
-    """Return the photograph as a JPEG of quality 90 with the given longest side, or None when it is smaller."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        if max(image.size) <= longest:
-            return None
-        small = image.convert("RGB")
-        small.thumbnail((longest, longest), Image.Resampling.BOX)
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+#: Longest sides that photographs are shrunk to: one in each size class but the largest.
+SHRUNK_TO = (224, 384)
 
 
 def fit_percentiles(seen: Sequence[Observation]) -> dict[str, Percentiles]:
@@ -60,13 +47,9 @@ def photograph_percentiles(
 ) -> dict[str, Percentiles]:
     """Return the percentiles over photographs, each as it is and shrunk to the smaller size classes."""
     own = observe_samples(detector, photographs, "clean", cache)
-    small: list[Observation] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, sample in enumerate(photographs):
-            for longest in (224, 384):
-                data = shrink(sample.path.read_bytes(), longest)
-                if data is not None:
-                    path = Path(folder) / f"{number}-{longest}.jpg"
-                    path.write_bytes(data)
-                    small += detector.observe([data])
-    return fit_percentiles([*own, *small])
+    seen = list(own)
+    for longest in SHRUNK_TO:
+        pairs = zip(photographs, own, strict=True)
+        larger = [sample for sample, o in pairs if max(o.image.width, o.image.height) > longest]
+        seen += observe_samples(detector, larger, f"{SHRUNK}{longest}", cache)
+    return fit_percentiles(seen)

@@ -1,8 +1,8 @@
 """Trains and cross-validates the head on CLIP's class tokens; :mod:`veridict.forensics.token_head` runs it.
 
-What the training holds to: a source counts by the root of its size, real and fake alike; every picture is seen as it is
-and in degraded copies; labels are smoothed, for a few are wrong; families of sources never stand on both sides of a
-fold.
+Rules of the training: the weight of a source is the square root of its size, for real and fake alike. Every image is
+used as it is and in degraded copies. Labels are smoothed, because a few are wrong. A family of sources is never on both
+sides of a fold.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from veridict.forensics.arrays import AnyArray, Float16Array, Float32Array, Float64Array, FloatArray, Int64Array
 from veridict.forensics.token_head import TENSORS, unit_rows
 
-Halves = npt.NDArray[np.float16]
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
+from ..files import replacing
 
 
 @dataclass(frozen=True)
@@ -68,22 +65,22 @@ def _gelu(x: torch.Tensor) -> torch.Tensor:
 class Tokens:
     """Training rows: class tokens [N, V, K, W] float16 of unit length in V qualities, labels [N], sources, families."""
 
-    views: Halves
-    labels: Ints
+    views: Float16Array
+    labels: Int64Array
     sources: tuple[str, ...]
     families: tuple[str, ...]
 
-    def take(self, rows: Ints) -> Tokens:
-        """Return some pictures."""
+    def take(self, rows: Int64Array) -> Tokens:
+        """Return some images."""
         names = ([values[i] for i in rows] for values in (self.sources, self.families))
         sources, families = (tuple(part) for part in names)
         return Tokens(self.views[rows], self.labels[rows], sources, families)
 
 
-def source_weights(labels: Ints, sources: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Return a weight per picture: one over the root of how many its source has of its label; classes weigh the same.
+def source_weights(labels: Int64Array, sources: Sequence[str]) -> Float64Array:
+    """Return weights [N] that sum to 1 per class.
 
-    They sum to 2.
+    The weight of an image is proportional to the inverse root of the number of images of its source and label.
     """
     keys = list(zip(sources, labels.tolist(), strict=True))
     counts = Counter(keys)
@@ -94,24 +91,24 @@ def source_weights(labels: Ints, sources: Sequence[str]) -> npt.NDArray[np.float
     return weights
 
 
-def standardisation(data: Tokens) -> tuple[Floats, Floats]:
-    """Return mean and deviation [K, W] of the tokens over pictures and views."""
+def standardisation(data: Tokens) -> tuple[Float32Array, Float32Array]:
+    """Return mean and deviation [K, W] of the tokens over images and views."""
     flat = data.views.reshape(-1, *data.views.shape[2:])
     mean = flat.mean(axis=0, dtype=np.float64)
     square = np.zeros_like(mean)
-    for start in range(0, len(flat), 4096):  # in float64 a copy of everything would not fit small machines
+    for start in range(0, len(flat), 4096):  # in chunks: a float64 copy of everything needs too much memory
         square += np.square(flat[start : start + 4096].astype(np.float32) - mean).sum(axis=0)
     return mean.astype(np.float32), np.sqrt(square / len(flat) + 1e-12).astype(np.float32) + np.float32(1e-6)
 
 
 def train_member(
     data: Tokens,
-    mean: Floats,
-    scale: Floats,
+    mean: Float32Array,
+    scale: Float32Array,
     seed: int,
     settings: HeadSettings = HeadSettings(),
 ) -> RineHead:
-    """Train one member of the ensemble; each batch is half real and half fake, each picture in one of its views."""
+    """Train one member of the ensemble; each batch is half real and half fake, each image in one random view."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     weights = source_weights(data.labels, data.sources)
@@ -137,7 +134,9 @@ def train_member(
 
 
 @torch.inference_mode()
-def score_rows(members: Sequence[RineHead], mean: Floats, scale: Floats, tokens: Halves) -> Floats:
+def score_rows(
+    members: Sequence[RineHead], mean: Float32Array, scale: Float32Array, tokens: Float16Array
+) -> Float32Array:
     """Return the ensemble's logits [N] of unit-length tokens [N, K, W]."""
     center, spread = torch.from_numpy(mean), torch.from_numpy(scale)
     found = []
@@ -147,8 +146,8 @@ def score_rows(members: Sequence[RineHead], mean: Floats, scale: Floats, tokens:
     return np.concatenate(found)
 
 
-def family_folds(families: Sequence[str], count: int = 5, seed: int = 0) -> list[Ints]:
-    """Return the test rows of each fold; a family never stands on both sides.
+def family_folds(families: Sequence[str], count: int = 5, seed: int = 0) -> list[Int64Array]:
+    """Return the test rows of each fold; a family is never on both sides.
 
     Raises:
         ValueError: there are fewer families than folds.
@@ -159,19 +158,20 @@ def family_folds(families: Sequence[str], count: int = 5, seed: int = 0) -> list
     return [test for _, test in splitter.split(np.zeros(len(families)), groups=np.array(families))]
 
 
-def save_head(path: Path, members: Sequence[RineHead], mean: Floats, scale: Floats, metadata: dict[str, str]) -> None:
+def save_head(
+    path: Path, members: Sequence[RineHead], mean: Float32Array, scale: Float32Array, metadata: dict[str, str]
+) -> None:
     """Write the ensemble as safetensors, atomically: members in half precision, the standardisation in float32."""
     from safetensors.numpy import save_file
 
-    tensors: dict[str, npt.NDArray[Any]] = {"mean": mean, "scale": scale}
+    tensors: dict[str, AnyArray] = {"mean": mean, "scale": scale}
     for number, member in enumerate(members):
         state = {name: value.detach().numpy() for name, value in member.state_dict().items()}
         tensors |= {f"member.{number}.{name}": state[name].astype(np.float16) for name in TENSORS}
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
 
 
-def to_views(tokens: Sequence[npt.NDArray[np.floating[Any]]]) -> Halves:
-    """Return tokens [K, W] of many pictures as rows [N, K, W] of unit length in half precision."""
+def to_views(tokens: Sequence[FloatArray]) -> Float16Array:
+    """Return tokens [K, W] of many images as rows [N, K, W] of unit length in half precision."""
     return np.stack([unit_rows(row).astype(np.float16) for row in tokens])

@@ -1,24 +1,24 @@
-"""Runs TensorRT engines through the CUDA driver alone: no PyTorch, no CUDA toolkit, nothing but the driver's library.
+"""Runs TensorRT engines through the CUDA driver's library alone, without PyTorch or the CUDA toolkit.
 
-The driver (``libcuda``) is there wherever ``nvidia-smi`` answers, and this project's PyTorch may be a CPU build.
-Functions are those of the CUDA driver API reference, bound under the names the library exports (``_v2`` where the
-header renames). TensorRT works in the device's primary context, so that is the one retained here.
+The driver (``libcuda``) is there wherever ``nvidia-smi`` answers, and this project's PyTorch may be a CPU build. The
+functions are those of the CUDA driver API reference, under the names that the library exports (``_v2`` where the header
+renames them). TensorRT works in the device's primary context, so this module retains that context.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from veridict.forensics.arrays import AnyArray
 
 from .engines import EngineError, import_runtime
 
-Array = npt.NDArray[Any]
 Launch = Callable[[], None]
 
 _POINTER, _SIZE, _ADDRESS = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint64
@@ -47,8 +47,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 _NON_BLOCKING = 1
 
 
-class Device:
-    """CUDA's first device: memory, one stream and its clock; a context manager that frees everything.
+class Device(AbstractContextManager["Device"]):
+    """CUDA's first device: memory, one stream and timing; a context manager that frees everything.
 
     Raises (on construction):
         EngineError: there is no driver or no device.
@@ -91,7 +91,7 @@ class Device:
         return self._stream.value or 0
 
     def allocate(self, size: int) -> int:
-        """Return the address of ``size`` bytes of device memory; they live until ``free`` or the end."""
+        """Return the address of ``size`` bytes of device memory; :meth:`free` or :meth:`close` frees them."""
         address = _ADDRESS()
         self._call("cuMemAlloc_v2", ctypes.byref(address), max(1, size))
         self._memory.append(address.value)
@@ -102,20 +102,20 @@ class Device:
         self._memory.remove(address)
         self._call("cuMemFree_v2", address)
 
-    def upload(self, address: int, values: Array) -> None:
-        """Copy a contiguous array to the device; returns once it is there."""
+    def upload(self, address: int, values: AnyArray) -> None:
+        """Copy a contiguous array to the device and wait for the copy."""
         self._call("cuMemcpyHtoD_v2", address, values.ctypes.data, values.nbytes)
 
-    def download(self, address: int, values: Array) -> None:
+    def download(self, address: int, values: AnyArray) -> None:
         """Copy from the device into a contiguous array."""
         self._call("cuMemcpyDtoH_v2", values.ctypes.data, address, values.nbytes)
 
     def synchronise(self) -> None:
-        """Wait until the stream is empty."""
+        """Wait until the stream has done all its work."""
         self._call("cuStreamSynchronize", self._stream)
 
     def clock(self, work: Launch) -> float:
-        """Return the milliseconds that what ``work`` enqueues takes on the device, by CUDA events around it."""
+        """Return the device time in milliseconds of the work that ``work`` enqueues, measured by CUDA events."""
         events = [_POINTER(), _POINTER()]
         taken = ctypes.c_float()
         for event in events:
@@ -142,19 +142,13 @@ class Device:
         self._stream = _POINTER()
         self._call("cuDevicePrimaryCtxRelease_v2", self._number)
 
-    def __enter__(self) -> Device:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         """Close."""
         self.close()
 
 
-class LoadedEngine:
-    """An engine on a :class:`Device`, with buffers for the inputs it was last given; a context manager.
+class LoadedEngine(AbstractContextManager["LoadedEngine"]):
+    """An engine on a :class:`Device`, with buffers for its current inputs and outputs; a context manager.
 
     Raises (on construction):
         EngineError: the runtime is not installed or the engine does not load on this GPU.
@@ -163,7 +157,7 @@ class LoadedEngine:
     def __init__(self, path: Path, device: Device, runtime: str = "tensorrt") -> None:
         """Load the engine of a file that :func:`~.engines.build_engine` wrote."""
         self._trt, self._device, self._path = import_runtime(runtime), device, path
-        # The engine needs its runtime, and the runtime its logger, for as long as it lives.
+        # The runtime must outlive the engine, and the logger the runtime.
         self._logger = self._trt.Logger(self._trt.Logger.ERROR)
         self._runtime = self._trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -171,7 +165,7 @@ class LoadedEngine:
             raise EngineError(f"{path} does not load on this GPU")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"{path} has no room on this GPU")
+            raise EngineError(f"{path} does not fit into this GPU's memory")
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         given = {n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT}
         self.inputs = [n for n in names if n in given]
@@ -180,7 +174,7 @@ class LoadedEngine:
         self._shapes: dict[str, tuple[int, ...]] = {}
 
     def _buffer(self, name: str, size: int) -> int:
-        """Return the address of at least ``size`` bytes for a tensor, and tell the context."""
+        """Return the address of at least ``size`` bytes for a tensor, and give it to the execution context."""
         address, held = self._buffers.get(name, (0, -1))
         if held < size:
             if self._buffers.pop(name, None):
@@ -191,8 +185,8 @@ class LoadedEngine:
             raise EngineError(f"{self._path}: no buffer can be set for {name}")
         return address
 
-    def give(self, values: Mapping[str, Array]) -> None:
-        """Upload every input. Types that numpy lacks (fp8) are given as bytes of the tensor's shape.
+    def give(self, values: Mapping[str, AnyArray]) -> None:
+        """Upload every input. Pass types that numpy lacks (fp8) as bytes in the tensor's shape.
 
         Raises:
             EngineError: an input is missing, has a shape outside the engine's profile or a type of another size.
@@ -214,12 +208,12 @@ class LoadedEngine:
         """Enqueue one execution on the device's stream and return at once.
 
         Raises:
-            EngineError: it cannot be enqueued.
+            EngineError: TensorRT refuses to enqueue it.
         """
         if not self._context.execute_async_v3(self._device.stream):
             raise EngineError(f"{self._path} failed to run")
 
-    def take(self) -> dict[str, Array]:
+    def take(self) -> dict[str, AnyArray]:
         """Wait for the stream and return every output, in its own type."""
         self._device.synchronise()
         results = {}
@@ -229,25 +223,19 @@ class LoadedEngine:
         return results
 
     def close(self) -> None:
-        """Free the buffers, the context and the engine; the device stays."""
+        """Free the buffers, the context and the engine; the device stays open."""
         self._device.synchronise()
         self._context = self._engine = self._runtime = None
         for address, _ in self._buffers.values():
             self._device.free(address)
         self._buffers.clear()
 
-    def __enter__(self) -> LoadedEngine:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         """Close."""
         self.close()
 
 
-def run_once(path: Path, values: Mapping[str, Array]) -> dict[str, Array]:
+def run_once(path: Path, values: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
     """Return every output of a ``tensorrt`` engine on this machine's first GPU for one set of inputs.
 
     Raises:

@@ -1,9 +1,10 @@
-"""ONNX -> TensorRT engines: ``tensorrt`` on the machine that serves, ``tensorrt-rtx`` ahead of time with no GPU.
+"""ONNX -> TensorRT engines: ``tensorrt`` on the machine that serves, ``tensorrt-rtx`` ahead of time without a GPU.
 
-Both builders parse the same graph with the same API. Precision comes from the graph alone (strongly typed: TensorRT 11
-and TensorRT-RTX removed the builder's own precision flags), so an fp16 engine is built from the fp16 graph, which has
-passed the parity gate. Triton serves ``tensorrt`` plans; a ``tensorrt-rtx`` engine is for RTX machines and is the
-proof, without a GPU, that a graph converts. fp8 is a graph with its matrix products quantised (:mod:`.quantise`).
+Both builders parse the same graph with the same API. Precision comes from the graph alone (strong typing: TensorRT 11
+and TensorRT-RTX removed the builder's own precision flags). So an fp16 engine is built from the fp16 graph, which has
+passed the parity gate, and an fp8 engine from a graph with quantised matrix products (:mod:`.quantise`). Triton serves
+``tensorrt`` plans. A ``tensorrt-rtx`` engine is for RTX machines; building one proves without a GPU that a graph
+converts.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from veridict.deploy.repository import installed_gpu
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import AnyArray, Float32Array
+
+from ..files import replacing
 
 RUNTIMES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-#: The file each runtime's engine is written to, beside ``model.onnx``; Triton loads ``model.plan``.
+#: Runtime -> file name of its engine, next to ``model.onnx``; Triton loads ``model.plan``.
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt-rtx": "model.rtx"}
-
 #: Compute capability of the first GPUs with fp8.
 _FIRST_FP8 = 89
 
@@ -38,9 +40,9 @@ class EngineError(RuntimeError):
 class EngineSettings:
     """How to build: runtime, target GPU and the batch sizes of the optimisation profile.
 
-    ``target`` is a compute capability such as ``sm89`` or ``current`` (this machine's GPU); only TensorRT-RTX builds
-    for a GPU that is not there. ``compatible`` engines also run on other GPUs of Ampere and later, and on later
-    versions of the runtime, at some cost in speed.
+    ``target`` is a compute capability such as ``sm89``, or ``current`` for this machine's GPU. Only TensorRT-RTX builds
+    for another GPU. ``compatible`` engines run on every GPU from Ampere on and on later versions of the runtime, but
+    somewhat slower.
     """
 
     runtime: str = "tensorrt"
@@ -69,7 +71,7 @@ def import_runtime(runtime: str) -> Any:
     """Return the builder's Python module.
 
     Raises:
-        EngineError: it is not installed, or only an empty placeholder of it is.
+        EngineError: the runtime is not installed, or only its empty placeholder package is.
     """
     if runtime not in RUNTIMES:
         raise EngineError(f"unknown runtime {runtime!r}; there are {', '.join(RUNTIMES)}")
@@ -84,7 +86,7 @@ def import_runtime(runtime: str) -> Any:
 
 
 def _progress_monitor(trt: Any, report: Callable[[str], None]) -> Any:
-    """Return a monitor that reports each of the builder's phases once it begins."""
+    """Return a monitor that reports each phase of the build when it begins."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -117,12 +119,12 @@ def _parse(trt: Any, builder: Any, logger: Any, graph: Path) -> Any:
 
 def _set_target(trt: Any, config: Any, settings: EngineSettings) -> None:
     if settings.runtime == "tensorrt-rtx" and (settings.compatible or settings.timing_cache):
-        # Its engines choose their kernels on the target when they are first loaded; nothing is timed at build.
+        # TensorRT-RTX chooses kernels on the target when an engine is first loaded; the build times nothing.
         raise EngineError("a timing cache and compatibility flags are for the tensorrt runtime, not for tensorrt-rtx")
     if settings.target == "current":
         return
     if settings.runtime != "tensorrt-rtx":
-        raise EngineError(f"tensorrt builds for the GPU it finds, not for {settings.target}: build there")
+        raise EngineError(f"tensorrt builds only for this machine's GPU: build for {settings.target} on such a machine")
     known = trt.ComputeCapability.__members__
     name = settings.target.upper()
     if name not in known:
@@ -138,14 +140,14 @@ def _set_compatibility(trt: Any, config: Any) -> None:
 
 
 def require_fp8(settings: EngineSettings) -> None:
-    """Check that the GPU to build for computes in fp8: Ada, Hopper and later.
+    """Check that the target GPU computes in fp8: Ada, Hopper and later do.
 
     Raises:
-        EngineError: it does not, or there is none to ask.
+        EngineError: the target GPU does not, or no target is named and this machine has no GPU.
     """
     target = installed_gpu() if settings.target == "current" else settings.target.lower()
     if not target:
-        raise EngineError("fp8 depends on the GPU, and there is none to ask: name it with --target")
+        raise EngineError("fp8 depends on the GPU, and this machine has none: name the GPU with --target")
     found = re.fullmatch(r"sm(\d+)", target)
     if found and int(found[1]) < _FIRST_FP8:
         raise EngineError(f"{target} does not compute in fp8; sm{_FIRST_FP8} and later do")
@@ -159,17 +161,17 @@ def build_engine(
     path: Path,
     report: Callable[[str], None] = lambda text: None,
 ) -> Engine:
-    """Build the engine of one graph whose only input has ``dims`` without the batch, and write it to ``path``.
+    """Build the engine of one graph and write it to ``path``; ``dims`` is the input's shape without the batch.
 
     Raises:
-        EngineError: the runtime is missing, finds no GPU it needs, or cannot build the graph.
+        EngineError: the runtime is missing, needs a GPU and finds none, or cannot build the graph.
     """
     trt = import_runtime(settings.runtime)
     started = time.monotonic()
     logger = trt.Logger(trt.Logger.ERROR)
     try:
         builder = trt.Builder(logger)
-    except (RuntimeError, TypeError) as error:  # tensorrt needs a CUDA driver to start
+    except (RuntimeError, TypeError) as error:  # tensorrt needs a CUDA driver
         raise EngineError(f"{settings.runtime} finds no usable GPU ({error})") from error
     network = _parse(trt, builder, logger, graph)
     config = builder.create_builder_config()
@@ -194,10 +196,8 @@ def build_engine(
     if cache is not None and settings.timing_cache is not None:
         settings.timing_cache.parent.mkdir(parents=True, exist_ok=True)
         settings.timing_cache.write_bytes(bytes(cache.serialize()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(bytes(serialised))
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(bytes(serialised))
     return Engine(
         model=model.name,
         file=path.name,
@@ -210,7 +210,7 @@ def build_engine(
     )
 
 
-def run_engine(path: Path, model: sig.Model, rows: npt.NDArray[np.generic]) -> list[npt.NDArray[np.float32]]:
+def run_engine(path: Path, model: sig.Model, rows: AnyArray) -> list[Float32Array]:
     """Return every output's rows [N, D] float32 of a ``tensorrt`` engine on this machine's GPU, for the parity gate.
 
     Raises:

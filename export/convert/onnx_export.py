@@ -1,7 +1,7 @@
-"""PyTorch -> ONNX for the three networks, each checked against PyTorch before it is kept.
+"""PyTorch -> ONNX for the three networks; a graph is kept only if it agrees with PyTorch.
 
-Every graph takes the pixels as they are (uint8, batch dimension dynamic) and normalises inside, so no caller can get
-the preprocessing wrong.
+Every graph takes plain pixels (uint8, dynamic batch dimension) and normalises them itself, so no caller can get the
+preprocessing wrong.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import Float32Array
 
+from ..files import replacing
 from ..models.clip_model import Backbone
 from ..models.clip_weights import link_weights
 from ..models.vit_tower import VitTower, is_plain_vit, served_blocks
@@ -31,11 +32,11 @@ _SMALLEST_HALVED = 1024
 class ImageEncoder(nn.Module):
     """CLIP's image tower: pixels uint8 [N, H, W, 3] -> unit-length embedding [N, D], intermediates [N, K, W], float32.
 
-    The intermediates are the class tokens of seven blocks, evenly spread from half-way up the tower to its end. What
-    betrays a generator is fine structure, which the last block has given up for meaning: linear heads on the middle
-    blocks of ViT-B/16 rank pictures of unseen sources better by 0.07 AUC than on the last. Source: RINE (Koutlis &
-    Papadopoulos 2024). A tower without class tokens (convolutional, pooled) gives its embedding as the one
-    intermediate.
+    The intermediates are the class tokens of seven blocks, evenly spread over the upper half of the tower. Generators
+    leave their traces in fine structure, which the last block has discarded in favour of meaning: on images of unseen
+    sources, linear heads on the middle blocks of ViT-B/16 have an AUC 0.07 higher than heads on the last block. Source:
+    RINE (Koutlis & Papadopoulos 2024). A tower without class tokens (convolutional, pooled) gives its embedding as the
+    only intermediate.
 
     With half-precision weights the tower runs in half precision; normalisation on both ends stays in float32.
     """
@@ -77,7 +78,7 @@ class _OtherTower(nn.Module):
 
 
 def intermediate_shape(backbone: Backbone) -> tuple[int, int]:
-    """Return (blocks, width) of the intermediates that the backbone's image tower gives per picture."""
+    """Return the shape (blocks, width) of the intermediates of one image."""
     with torch.inference_mode():
         _, intermediates = ImageEncoder(backbone)(example_pixels(backbone.size, 1))
     return int(intermediates.shape[1]), int(intermediates.shape[2])
@@ -106,10 +107,10 @@ def export_onnx(
 ) -> list[Parity]:
     """Write ``module`` to ``path`` with the signature's tensor names and a dynamic batch, and check every output.
 
-    ``example`` is one valid batch of at least 2 rows. ``precision`` fp32 stores large weights in half precision, cast
-    when the graph is loaded: half the file, and no cost afterwards. fp16 computes in half precision too, with casts in
-    the graph, as strongly typed TensorRT wants it. ``shards`` are files of int8 weights in the folder of ``path`` that
-    an fp32 graph points into, in place of weights of its own.
+    ``example`` is one valid batch of at least 2 rows. With ``precision`` fp32 large weights are stored in half
+    precision and cast when the graph is loaded: the file is half as large and runs as fast. With fp16 the graph also
+    computes in half precision and contains the casts that strongly typed TensorRT needs. ``shards`` are files of int8
+    weights in the folder of ``path``; an fp32 graph refers to them and stores no weights of its own.
 
     Raises:
         ParityError: ONNX Runtime's rows are not those of PyTorch in fp32.
@@ -133,25 +134,23 @@ def export_onnx(
     strip_traces(graph)
     if precision == "fp32" and not (shards and link_weights(graph, shards)):
         _halve_weights(graph)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    onnx.save(graph, partial)
-    onnx.checker.check_model(partial)  # by path: only so is external data found
-    actual = run_graph(partial, model, example.numpy(), optimised=precision == "fp32")
-    parities = compare(model, precision, expected, actual)
-    partial.replace(path)
+    with replacing(path) as partial:
+        onnx.save(graph, partial)
+        onnx.checker.check_model(partial)  # given the path, it finds external data
+        actual = run_graph(partial, model, example.numpy(), optimised=precision == "fp32")
+        parities = compare(model, precision, expected, actual)
     return parities
 
 
 @torch.inference_mode()
-def run_module(module: nn.Module, rows: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+def run_module(module: nn.Module, rows: torch.Tensor) -> list[Float32Array]:
     """Return every output's rows [N, ...] of a module that returns a tensor or a tuple of them."""
     results = module(rows)
     return [r.numpy() for r in (results if isinstance(results, tuple) else (results,))]
 
 
 def strip_traces(graph: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of its own run: stack traces with local paths, names of Python modules."""
+    """Remove the exporter's notes on its own run: stack traces with local paths, names of Python modules."""
     holders = [graph, graph.graph, *graph.functions]
     for part in (graph.graph, *graph.functions):
         holders += [*part.node, *part.value_info]
@@ -162,7 +161,7 @@ def strip_traces(graph: onnx.ModelProto) -> None:
 
 
 def _halve_weights(graph: onnx.ModelProto) -> None:
-    """Store large float initialisers as fp16 behind a Cast, which every runtime folds away at load."""
+    """Store large float initialisers as fp16 with a Cast to float; every runtime applies the Cast once, at load."""
     kept, casts = [], []
     for tensor in graph.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -180,7 +179,7 @@ def _halve_weights(graph: onnx.ModelProto) -> None:
 
 
 def example_pixels(side: int, rows: int = 8, seed: int = 0) -> torch.Tensor:
-    """Return smooth random pictures uint8 [rows, side, side, 3]; white noise would excite nothing the networks know."""
+    """Return smooth random images uint8 [rows, side, side, 3]; networks hardly respond to white noise."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (rows, 3, 12, 12)).astype(np.float32))
     fine = nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 255)
@@ -188,7 +187,7 @@ def example_pixels(side: int, rows: int = 8, seed: int = 0) -> torch.Tensor:
 
 
 def networks(backbone: Backbone, face_cnn: nn.Module) -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
-    """Return, per engine model, what makes its (module, example batch)."""
+    """Return, per network, a function that makes its module and an example batch."""
     texts = ["a real image", "a deepfake image", "a photo of a landscape"]
     return {
         "clip_image": lambda: (ImageEncoder(backbone), example_pixels(backbone.size)),

@@ -1,4 +1,4 @@
-"""The parity gate: an exported artefact is installed only if it computes what its source computes."""
+"""The parity gate: an exported graph or engine is installed only if it computes what its source computes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import AnyArray, Float32Array, Int64Array
 
-Floats = npt.NDArray[np.float32]
-
-#: The lowest cosine an artefact's rows may have to its source's, by precision.
+#: Precision -> the lowest cosine allowed between a row of the artefact and the same row of its source.
 LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99}
 
 
@@ -25,7 +23,7 @@ class ParityError(RuntimeError):
 class Parity:
     """How close an artefact is to its source on the same inputs.
 
-    ``agreement`` is the share of inputs with the same decision: the sign of a logit, the nearest other input of an
+    ``agreement`` is the share of inputs with the same decision: the sign of a logit, or the nearest other input by
     embedding. 1 - agreement bounds the accuracy that the artefact can lose on such inputs.
     """
 
@@ -39,18 +37,18 @@ class Parity:
 
 
 def run_graph(
-    path: Path, model: sig.Model, rows: npt.NDArray[np.generic], batch: int = 16, optimised: bool = True
-) -> list[Floats]:
+    path: Path, model: sig.Model, rows: AnyArray, batch: int = 16, optimised: bool = True
+) -> list[Float32Array]:
     """Return every output's rows [N, D] float32 of a graph on ONNX Runtime's CPU provider.
 
-    ``optimised`` runs it as it is served; half-precision graphs, which are for TensorRT, need False: fusing them for
-    the CPU crashes ONNX Runtime 1.32 on the attention of ViT-B/32.
+    ``optimised`` runs the graph as it is served. Half-precision graphs, which are for TensorRT, need False: ONNX
+    Runtime 1.32 crashes when it fuses the attention of ViT-B/32 for the CPU.
     """
     import onnxruntime
 
     (wanted,) = model.inputs
     options = onnxruntime.SessionOptions()
-    # Quantised weights become float as they are: fused into integer products they would round the activations too.
+    # Quantised weights are converted to float. Integer products would also round the activations.
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -60,8 +58,10 @@ def run_graph(
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def compare(model: sig.Model, precision: str, expected: Sequence[Floats], actual: Sequence[Floats]) -> list[Parity]:
-    """Return how close each output of an artefact is to its source's, both in the signature's order.
+def compare(
+    model: sig.Model, precision: str, expected: Sequence[Float32Array], actual: Sequence[Float32Array]
+) -> list[Parity]:
+    """Return how close each output of an artefact is to that of its source; both are in the signature's order.
 
     Raises:
         ParityError: the shapes differ or the lowest cosine is below that of the precision.
@@ -72,10 +72,10 @@ def compare(model: sig.Model, precision: str, expected: Sequence[Floats], actual
     ]
 
 
-def compare_rows(model: str, output: str, precision: str, expected: Floats, actual: Floats) -> Parity:
+def compare_rows(model: str, output: str, precision: str, expected: Float32Array, actual: Float32Array) -> Parity:
     """Return how close ``actual`` [N, D] or [N, K, W] is to ``expected``.
 
-    Single values (D = 1) are compared as one row of N, and of [N, K, W] each row of W.
+    Single values (D = 1) are compared as one row of length N; [N, K, W] is compared as N * K rows of length W.
 
     Raises:
         ParityError: as :func:`compare`.
@@ -102,7 +102,7 @@ def compare_rows(model: str, output: str, precision: str, expected: Floats, actu
     return parity
 
 
-def _decisions(rows: Floats) -> npt.NDArray[np.int64]:
+def _decisions(rows: Float32Array) -> Int64Array:
     rows = rows.reshape(len(rows), -1)
     if rows.shape[1] == 1:
         return (rows[:, 0] > 0).astype(np.int64)

@@ -1,8 +1,8 @@
-"""Quantised graphs, calibrated on images and held to their source: int8 for CPUs, fp8 for TensorRT.
+"""Quantised graphs, calibrated on images and compared with their source: int8 for CPUs, fp8 for TensorRT.
 
-Static post-training quantisation by ONNX Runtime, QDQ format: int8 (Jacob et al. 2018), weights per output channel; fp8
-(E4M3, Micikevicius et al. 2022), a scale per tensor. Half of the images calibrate the activations' ranges; the other
-half, never seen by the calibration, is the parity gate's.
+Static post-training quantisation by ONNX Runtime in QDQ format: int8 (Jacob et al. 2018) with a scale per output
+channel for weights; fp8 (E4M3, Micikevicius et al. 2022) with a scale per tensor. Half of the images calibrate the
+activations' ranges; the parity gate uses the other half.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import Pixels
 
+from ..files import replacing
 from .parity import Parity, ParityError, compare, run_graph
 
-Pixels = npt.NDArray[np.uint8]
-
-#: Convolutions carry nearly all of the work. Residual additions in int8 cost accuracy and, measured, time as well.
+#: Convolutions do nearly all of the work. Residual additions in int8 cost accuracy and, as measured, time.
 _QUANTISED = ["Conv", "Clip", "Relu"]
-#: The first convolutions see the finest differences and lose most by rounding: keeping two in float raises the compact
-#: CLIP's lowest cosine from 0.960 to 0.990 at 2% of the time. More are kept when the gate asks for it.
+#: Numbers of first convolutions to keep in float, tried in turn until the parity gate passes. They see the finest
+#: differences and lose most by rounding: keeping two raised a compact CLIP's lowest cosine from 0.960 to 0.990 and took
+#: 2% more time.
 _KEPT_IN_FLOAT = (2, 4, 7)
-#: Activation ranges leave out this share of outliers.
+#: Percentile of the activations at which their ranges are cut.
 _PERCENTILE = 99.99
 _BATCH = 8
 FEWEST_IMAGES = 32
-#: What GPUs have fp8 for. Convolutions lose too much with three bits of mantissa: their lowest cosine to fp32 is 0.95
-#: (face CNN) and 0.39 (compact CLIP), that of a ViT-B/32's matrix products 0.995.
+#: Operators computed in fp8. Convolutions lose too much with three bits of mantissa: the lowest cosine to fp32 is 0.95
+#: for the face CNN and 0.39 for a compact CLIP. For the matrix products of a ViT-B/32 it is 0.995.
 _IN_FP8 = ["MatMul", "Gemm"]
 
 
@@ -54,7 +53,7 @@ def _reader(images: Pixels, name: str) -> Any:
 
 @contextlib.contextmanager
 def _folded(source: Path) -> Iterator[Path]:
-    """Yield a copy of the graph with its weights' casts and constants folded, which the quantiser needs."""
+    """Yield a copy of the graph with casts of weights and constants folded, as the quantiser needs it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -67,25 +66,25 @@ def _folded(source: Path) -> Iterator[Path]:
 
 
 def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> list[Parity]:
-    """Write the int8 graph of ``source`` to ``path`` when it passes its gate, and return how close it is.
+    """Write the int8 graph of ``source`` to ``path`` if it passes the parity gate, and return how close it is.
 
-    ``images`` are uint8 [N, 224, 224, 3] as the server would hand them over, in random order.
+    ``images`` are uint8 [N, 224, 224, 3], prepared as when served, in random order.
 
     Raises:
         ValueError: there are fewer than 32 images, or the graph is a transformer.
-        ParityError: on the images it was not calibrated on, the int8 graph strays too far from its source.
+        ParityError: the int8 graph is too far from its source on the images that did not calibrate it.
     """
     calibrating, held_out = _halves(images, "int8")
     kinds = [node.op_type for node in onnx.load(source, load_external_data=False).graph.node]
     if kinds.count("Conv") < kinds.count("MatMul"):
-        # One range for all of a transformer's activations ruins them: a few features are a hundred times the others.
-        raise ValueError(f"{model.name} is a transformer: the CPU profile quantises it itself where that pays")
+        # A transformer's activations cannot share one range: a few features are a hundred times as large as the rest.
+        raise ValueError(f"{model.name} is a transformer; the CPU runtime quantises those itself where that is faster")
     expected = run_graph(source, model, held_out)
-    with _partial(path) as partial:
+    with replacing(path) as partial:
         for kept in _KEPT_IN_FLOAT:
             _quantise(source, model, calibrating, partial, kept)
             try:
-                # Judged as it is served: in the CPU profile's runtime, bfloat16 included where there is any.
+                # Compared as it is served: in the CPU profile's runtime, with bfloat16 where the processor has it.
                 parities = compare(model, "int8", expected, Network(partial)(held_out))
                 break
             except ParityError:
@@ -95,22 +94,22 @@ def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> list
 
 
 def quantise_fp8(source: Path, reference: Path, model: sig.Model, images: Pixels, path: Path) -> list[Parity]:
-    """Write ``source``, a half-precision graph, with its matrix products in fp8 to ``path``; return how close it is.
+    """Write a half-precision graph with its matrix products in fp8 to ``path``; return how close it is.
 
-    It is held to the fp32 graph ``reference`` on the second half of ``images``, which are as for :func:`quantise`.
+    It is compared with the fp32 graph ``reference`` on the second half of ``images`` (see :func:`quantise`).
 
     Raises:
         ValueError: there are fewer than 32 images, or the graph is mostly convolutions.
-        ParityError: on the images it was not calibrated on, the fp8 graph strays too far from the reference.
+        ParityError: the fp8 graph is too far from the reference on the images that did not calibrate it.
     """
     import onnxruntime.quantization as quantization
 
     calibrating, held_out = _halves(images, "fp8")
     kinds = [node.op_type for node in onnx.load(source).graph.node]
     if kinds.count("Conv") >= sum(map(kinds.count, _IN_FP8)):
-        raise ValueError(f"{model.name} is convolutional: it has next to no matrix products to compute in fp8")
+        raise ValueError(f"{model.name} is convolutional: it has hardly any matrix products to compute in fp8")
     expected = run_graph(reference, model, held_out)
-    with _partial(path) as partial, _folded(source) as folded:
+    with replacing(path) as partial, _folded(source) as folded:
         _quantise_static(
             folded,
             model,
@@ -119,7 +118,7 @@ def quantise_fp8(source: Path, reference: Path, model: sig.Model, images: Pixels
             op_types_to_quantize=_IN_FP8,
             activation_type=quantization.QuantType.QFLOAT8E4M3FN,
             weight_type=quantization.QuantType.QFLOAT8E4M3FN,
-            # The one method that ONNX Runtime has for fp8.
+            # The only method that ONNX Runtime has for fp8.
             calibrate_method=quantization.CalibrationMethod.Distribution,
         )
         parities = compare(model, "fp8", expected, run_graph(partial, model, held_out, optimised=False))
@@ -130,18 +129,6 @@ def _halves(images: Pixels, precision: str) -> tuple[Pixels, Pixels]:
     if len(images) < FEWEST_IMAGES:
         raise ValueError(f"{precision} needs at least {FEWEST_IMAGES} calibration images, there are {len(images)}")
     return images[::2], images[1::2]
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """Yield where to write; what is there when nothing fails becomes ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _quantise(source: Path, model: sig.Model, images: Pixels, path: Path, kept_in_float: int) -> None:
@@ -167,7 +154,7 @@ def _quantise(source: Path, model: sig.Model, images: Pixels, path: Path, kept_i
 def _quantise_static(folded: Path, model: sig.Model, images: Pixels, path: Path, **scheme: Any) -> None:
     import onnxruntime.quantization as quantization
 
-    # The calibration prints its progress as it goes; the export has its own.
+    # The calibration prints its own progress, which would mix with that of the export.
     with contextlib.redirect_stdout(None):
         quantization.quantize_static(
             folded,

@@ -13,7 +13,7 @@ from veridict.client import (
     OverloadedError,
     UnavailableError,
 )
-from veridict.client._throttle import Throttle
+from veridict.client.throttle import Throttle
 
 FULL = OverloadedError("full")
 
@@ -127,13 +127,14 @@ def test_so_does_the_asyncio_client(monkeypatch):
 
     calls = []
 
-    async def refuse(**arguments):
+    async def refuse(self, **arguments):
         calls.append(arguments)
         raise InferenceServerException("[server.overloaded] full", "StatusCode.UNAVAILABLE")
 
+    monkeypatch.setattr("tritonclient.grpc.aio.InferenceServerClient.infer", refuse)
+
     async def judge():
         async with AsyncDetectorClient(config=ClientConfig("127.0.0.1:9", attempts=1)) as client:
-            monkeypatch.setattr(client._client, "infer", refuse)
             return [r.error.code async for r in client.detect_many([b"x"] * 400)]
 
     codes = asyncio.run(judge())

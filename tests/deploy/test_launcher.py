@@ -12,7 +12,7 @@ import pytest
 
 from veridict.deploy import launcher
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer, pick_ports
-from veridict.deploy.repository import RepositoryError, default_repository, write_manifest
+from veridict.deploy.manifest import RepositoryError, default_repository, update_manifest
 
 
 def shared_memory(owner):
@@ -52,19 +52,21 @@ def test_no_triton_names_the_extra(monkeypatch):
         launcher.find_triton()
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
     before = shared_memory(os.getpid())
     target = tmp_path / "repository"
     shutil.copytree(default_repository(), target, ignore=shutil.ignore_patterns("__pycache__"))
     (target / "clip_text" / "1" / "model.onnx").write_bytes(b"no network")
-    write_manifest(target, {})
+    update_manifest(target)
     settings = ServerSettings(repository=target, grpc_port=0, http_port=0, metrics_port=0, ready_timeout=60)
     with pytest.raises(LaunchError, match="clip_text"), TritonServer(settings):
         pass
     assert shared_memory(os.getpid()) <= before
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_serve_command_starts_says_where_and_stops_on_sigterm():
     command = [sys.executable, "-m", "veridict.deploy.command", "serve"]

@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from veridict.deploy import launcher
-from veridict.deploy.repository import default_repository
+from veridict.deploy.manifest import default_repository
 from veridict.forensics import signature as sig
 
 pytestmark = pytest.mark.live

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from veridict.deploy.repository import cpu_graph, default_repository
+from veridict.deploy.manifest import cpu_graph, default_repository
 from veridict.deploy.serving.openvino_runtime import Network, best_precision
 
 #: oneDNN, which computes for OpenVINO, can be held to an older processor's instructions.
@@ -44,7 +44,7 @@ def has(isa):
     return not isa or FLAGS[isa] in flags.split()
 
 
-@pytest.mark.parametrize("name", ["clip_image", "face_cnn"])
+@pytest.mark.parametrize("name", [pytest.param("clip_image", marks=pytest.mark.slow), "face_cnn"])
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_a_picture_gets_the_same_numbers_alone_and_in_any_company(name, processor):
     isa, precision = PROCESSORS[processor]
@@ -59,6 +59,7 @@ def test_a_picture_gets_the_same_numbers_alone_and_in_any_company(name, processo
     assert done.stdout.startswith("same")
 
 
+@pytest.mark.slow
 def test_precisions_agree_on_a_picture(cat):
     from veridict.forensics.faces import clip_view
 

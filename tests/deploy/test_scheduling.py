@@ -8,7 +8,7 @@ import pytest
 
 CHILD = """
 import os, threading
-from veridict.deploy import scheduling
+from veridict.deploy.serving import scheduling
 if {refused}:
     def refuse(*arguments):
         raise PermissionError

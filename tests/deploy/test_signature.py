@@ -6,7 +6,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from veridict.deploy.repository import default_repository
+from veridict.deploy.manifest import default_repository
 from veridict.forensics import signature as sig
 
 REPOSITORY = default_repository()
@@ -26,6 +26,7 @@ def test_every_model_has_a_configuration_and_nothing_else_does():
     assert {model_name(p) for p in CONFIGS if p.parent.name == "configs"} == {
         *sig.ENGINES,
         sig.FACE_CNN_EXPLAIN.name,
+        sig.FUSION.name,
     }
 
 
@@ -85,10 +86,19 @@ def test_only_the_first_step_refuses(path):
 
 def test_the_first_step_knows_how_much_is_too_much():
     parameters = read(REPOSITORY / "preprocess" / "config.pbtxt").parameters
-    assert int(parameters["capacity"].string_value) > 0
-    assert float(parameters["patience_seconds"].string_value) > 0
-    assert 0 < int(parameters["group"].string_value) <= sig.PREPROCESS.max_batch_size
-    assert int(parameters["calls"].string_value) > 0
+    assert int(parameters["max_in_flight"].string_value) > 0
+    assert float(parameters["queue_timeout_seconds"].string_value) > 0
+    assert 0 < int(parameters["batch_images"].string_value) <= sig.PREPROCESS.max_batch_size
+    assert int(parameters["concurrent_batches"].string_value) > 0
+
+
+def test_the_profiles_of_fusion_differ_only_in_what_they_say_is_served():
+    folder = REPOSITORY / sig.FUSION.name
+    gpu, cpu = read(folder / "config.pbtxt"), read(folder / "configs" / "cpu.pbtxt")
+    assert gpu.parameters["profile"].string_value == "gpu"
+    assert cpu.parameters["profile"].string_value == "cpu"
+    cpu.parameters["profile"].string_value = "gpu"
+    assert gpu == cpu
 
 
 def test_the_ensemble_connects_every_tensor():

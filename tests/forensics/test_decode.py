@@ -1,12 +1,14 @@
-"""Decoding: what is accepted comes out right, what is not is refused by code, before pixels are touched."""
+"""Decoding: accepted files give the right pixels; other files are refused with the right code before decoding."""
 
 import contextlib
 import io
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+import simplejpeg
 from PIL import Image
 
 from veridict.forensics.decode import Limits, decode_image
@@ -69,7 +71,7 @@ def test_sixteen_bit_png_is_scaled_not_clipped(cat):
     assert np.array_equal(decode_image(buffer.getvalue()).pixels[:, :, 1], cat[:, :, 0])
 
 
-def test_transparency_is_laid_on_white(encode):
+def test_transparent_images_are_composited_on_white(encode):
     pixels = np.zeros((70, 80, 4), np.uint8)
     assert (decode_image(encode(pixels, "PNG")).pixels == 255).all()
 
@@ -101,7 +103,7 @@ def test_other_formats_are_refused_by_name(encode, cat, form):
 @pytest.mark.parametrize(
     "data", [b"hello, this is text", b"<svg xmlns='x'/>", b"\0\0\0\x18ftypheic\0\0\0\0", b"\0" * 100, b"\xff\xd8"]
 )
-def test_what_is_no_image_is_refused(data):
+def test_files_that_are_no_images_are_refused(data):
     assert code_of(data) in ("image.unsupported_format", "image.corrupt")
 
 
@@ -116,6 +118,30 @@ def test_truncated_files_are_refused(encode, cat, form, part):
     assert code_of(data[: int(len(data) * part)]) in ("image.truncated", "image.corrupt")
 
 
+@pytest.mark.parametrize(("width", "repeated"), [(1919, False), (1920, True)])
+def test_chroma_is_repeated_only_in_images_that_are_halved_before_their_colours_are_read(encode, cat, width, repeated):
+    data = encode(cv2.resize(cat, (width, 700), interpolation=cv2.INTER_CUBIC))
+    image = decode_image(data)
+    assert np.array_equal(image.pixels, simplejpeg.decode_jpeg(data, fastupsample=repeated))
+    assert max(image.preview.shape) == (960 if repeated else width)
+
+
+def test_the_luma_of_a_region_is_that_of_its_pixels(encode, cat):
+    image = decode_image(encode(cat))
+    expected = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)[24:80, 16:100]
+    assert np.array_equal(image.luma((16, 24, 84, 56)), expected)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_elongated_files_keep_their_size(encode, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    for rows, columns in ((1, 5000), (5000, 1), (40, 9000)):
+        image = decode_image(encode(np.zeros((rows, columns, 3), np.uint8), exif=exif))
+        assert image.pixels.shape == (image.height, image.width, 3)
+        assert (image.height, image.width) == ((columns, rows) if orientation == 6 else (rows, columns))
+
+
 def test_limits_come_from_the_header(encode, cat):
     assert code_of(png_header(65535, 65535)) == "image.too_many_pixels"
     assert code_of(encode(cat), max_pixels=1000) == "image.too_many_pixels"
@@ -123,7 +149,7 @@ def test_limits_come_from_the_header(encode, cat):
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (0, 0)])
-def test_a_picture_without_area_is_corrupt(size):
+def test_an_image_without_area_is_corrupt(size):
     assert code_of(png_header(*size)) == "image.corrupt"
 
 
@@ -138,6 +164,6 @@ def test_random_damage_never_escapes_the_error_type(encode, cat):
                 decode_image(damaged.tobytes())
 
 
-def test_damaged_exif_does_not_refuse_a_readable_picture(encode, cat):
+def test_an_image_with_damaged_exif_and_readable_pixels_is_accepted(encode, cat):
     data = encode(cat, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode_image(data).width == cat.shape[1]

@@ -1,12 +1,12 @@
-"""Face finding and the views."""
+"""Face detection and the views."""
 
 import numpy as np
 
 from veridict.forensics.decode import decode_image
-from veridict.forensics.faces import Box, clip_view, crop_faces, decode_map, find_faces
+from veridict.forensics.faces import Box, clip_view, crop_faces, crop_region, decode_map, face_finder_file, find_faces
 
 
-def test_finds_the_face_and_crops_about_it(encode, astronaut):
+def test_finds_the_face_and_crops_around_it(encode, astronaut):
     boxes = find_faces(astronaut)
     assert len(boxes) == 1
     x, y, width, height = boxes[0]
@@ -27,20 +27,29 @@ def test_boxes_do_not_depend_on_resolution(astronaut):
     assert np.allclose(np.array(large) / 3, np.array(small), atol=12)
 
 
-def test_crops_stay_inside_the_picture(encode, astronaut):
+def test_crops_stay_inside_the_image(encode, astronaut):
     boxes = [Box(0, 0, 40, 40), Box(480, 480, 32, 32), Box(-5, -5, 600, 600)]
     crops = crop_faces(decode_image(encode(astronaut)), boxes)
     assert [crop.shape for crop in crops] == [(224, 224, 3)] * 3
 
 
-def test_tiny_and_elongated_pictures_have_no_faces():
+def test_a_crop_of_its_own_size_has_the_pixels_of_the_image(encode, astronaut):
+    image = decode_image(encode(astronaut, "PNG"))
+    box = Box(100, 100, 166, 150)
+    x, y, side, _ = crop_region(image.width, image.height, box)
+    (crop,) = crop_faces(image, [box])
+    assert side == 224
+    assert np.array_equal(crop, astronaut[y : y + side, x : x + side])
+
+
+def test_tiny_and_elongated_images_have_no_faces():
     for shape in ((1, 1, 3), (8, 8, 3), (2, 4000, 3)):
-        picture = np.zeros(shape, np.uint8)
-        assert find_faces(picture) == []
-        assert clip_view(picture).shape == (224, 224, 3)
+        pixels = np.zeros(shape, np.uint8)
+        assert find_faces(pixels) == []
+        assert clip_view(pixels).shape == (224, 224, 3)
 
 
-def test_a_face_that_fills_the_picture_is_found_and_boxed_inside(astronaut):
+def test_a_face_that_fills_the_image_is_found_and_its_box_lies_inside(astronaut):
     tight = np.ascontiguousarray(astronaut[64:176, 168:280])
     (box,) = find_faces(tight)
     assert box.x >= 0
@@ -49,7 +58,7 @@ def test_a_face_that_fills_the_picture_is_found_and_boxed_inside(astronaut):
     assert box.y + box.height <= tight.shape[0]
 
 
-def test_maps_decode_to_boxes_in_pixels():
+def test_outputs_decode_to_boxes_in_pixels():
     values = np.zeros((5, 2, 3), np.float32)
     values[:, 1, 2] = [0.9, 0.5, 0.25, np.log(4), np.log(2)]
     rows = decode_map(values, 8)
@@ -58,14 +67,19 @@ def test_maps_decode_to_boxes_in_pixels():
     assert rows[0, 1:].tolist() == [-4, -4, 8, 8]
 
 
-def test_a_face_too_small_to_judge_is_left_out(astronaut):
+def test_a_face_too_small_to_judge_is_ignored(astronaut):
     import cv2
 
     face = cv2.resize(astronaut, (64, 64), interpolation=cv2.INTER_AREA)
     assert find_faces(face) == []
 
 
-def test_threads_share_the_finder(astronaut, coffee):
+def test_the_graph_of_the_face_finder_is_a_file_of_the_package():
+    assert face_finder_file().suffix == ".onnx"
+    assert face_finder_file().is_file()
+
+
+def test_threads_share_the_face_finder(astronaut, coffee):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(4) as pool:

@@ -1,21 +1,18 @@
-"""Fusion and calibration: evidence sums to the answer, forensics never convict alone, files are checked."""
+"""Fusion, calibration and policy: evidence sums to the answer, forensics never convict alone, files are checked."""
 
-import hashlib
 import itertools
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from veridict.deploy.repository import CALIBRATION, default_repository
-from veridict.forensics.calibration import HEAD_FILE, TERMS, Percentiles, load_calibration
-from veridict.forensics.contract import ImageFacts, ModelVersions, Signal, Verdict
+from veridict.forensics.calibration import Percentiles
+from veridict.forensics.contract import Signal, Verdict
+from veridict.forensics.doubts import WORDS
 from veridict.forensics.fusion import (
-    Observation,
-    PromptBank,
     face_share,
     fuse,
     list_evidence,
@@ -24,114 +21,13 @@ from veridict.forensics.fusion import (
     sigmoid,
     softmax,
 )
-from veridict.forensics.measure import Measurement
-from veridict.forensics.sentences import DOUBTS, explain
-from veridict.forensics.token_head import load_token_head
+from veridict.forensics.observation import Measurement
+from veridict.forensics.sentences import explain
 
-REGIME = {
-    "bias": -1.0,
-    "forensic_cap": 0.7,
-    "threshold": 0.6,
-    "terms": {
-        "clip": {"weight": 1.0, "center": 0.0, "scale": 1.0},
-        "tokens": {"weight": 0.5, "center": 0.0, "scale": 1.0},
-        "face": {"weight": 1.5, "center": 0.0, "scale": 2.0},
-        "ela": {"weight": 1.0, "center": 0.0, "scale": 0.5},
-        "blur": {"weight": -1.0, "center": 0.0, "scale": 0.5},
-        "noise": {"weight": 1.0, "center": 0.0, "scale": 0.5},
-    },
-}
-DOCUMENT = {
-    "schema": "veridict-calibration/2",
-    "source": {"note": "made by hand for tests"},
-    "readings": {"low": 10, "high": 90},
-    "fusion": {
-        "close_up_share": 0.5,
-        "suspect_logit": 4.0,
-        "close_up": {**REGIME, "bias": -0.8, "threshold": 0.5},
-        "suspect": {
-            **REGIME,
-            "bias": 0.0,
-            "forensic_cap": 0.2,
-            "terms": {"face": {"weight": 0.5, "center": 4.0, "scale": 1.0, "weight_below": 0.0, "offset": 1.5}},
-        },
-        "general": REGIME,
-    },
-    "doubt": {
-        "bands": {
-            "close-up": [0.45, 0.55],
-            "suspect close-up": [0.5, 0.7],
-            "other": [0.4, 0.75],
-            "artwork": [0.1, 0.9],
-        },
-        "kinds": {"animal": "artwork"},
-        "face": 0.9,
-        "unusual": 50.0,
-    },
-    "clip": {"family": "made-up", "temperature": 1.0, "head_sha256": None},
-    "percentiles": {
-        name: {"edges": [300, 600], "values": [[0, 1, 2], [0, 10, 20], [0, 100, 200]]}
-        for name in ("ela", "blur", "noise")
-    },
-}
-TERM = ("weight", "center", "scale")
-BANK = PromptBank(np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], ("landscape", "animal"), 5.0)
-VERSIONS = ModelVersions("a", "b", "c")
-#: Two blocks of two features: the second feature of the first block, past GELU, is the logit.
-HEAD = {
-    "mean": np.zeros((2, 2), np.float32),
-    "scale": np.full((2, 2), 0.01, np.float32),
-    "member.0.project.weight": np.array([[0.0, 1.0]], np.float32),
-    "member.0.project.bias": np.zeros(1, np.float32),
-    "member.0.importance": np.array([[20.0], [-20.0]], np.float32),
-    "member.0.hidden.weight": np.ones((1, 1), np.float32),
-    "member.0.hidden.bias": np.zeros(1, np.float32),
-    "member.0.out.weight": np.full((1, 1), 0.05, np.float32),
-    "member.0.out.bias": np.array([-1.0], np.float32),
-}
+from .conftest import judge, observe
 
 
-def write(folder, change=None, head=HEAD):
-    save_file(head, folder / HEAD_FILE)
-    document = json.loads(json.dumps(DOCUMENT))
-    document["clip"]["head_sha256"] = hashlib.sha256((folder / HEAD_FILE).read_bytes()).hexdigest()
-    for name, part in (change or {}).items():
-        document[name] = {**document[name], **part} if isinstance(part, dict) else part
-    (folder / "calibration.json").write_text(json.dumps(document))
-    return folder / "calibration.json"
-
-
-@pytest.fixture
-def calibration(tmp_path):
-    return load_calibration(write(tmp_path))
-
-
-def observe(
-    embedding=(0.0, 1.0, 0.0), faces=(), side=500, tokens=(0.6, 0.8), frames=1, found=0, tone=50.0, box=10, **values
-):
-    measurements = {n: Measurement(values.get(n, 10.0)) for n in ("ela", "blur", "noise")}
-    for name, value in values.items():
-        if value is None:
-            measurements[name] = Measurement(None, "for a reason")
-    return Observation(
-        "id",
-        ImageFacts("0" * 64, "JPEG", side, side, 1000, frames),
-        measurements,
-        np.array(embedding, np.float32),
-        [(i, 0, box, box) for i in range(len(faces))],
-        faces,
-        {"decode": 1.0},
-        None if tokens is None else np.array([tokens, (1.0, 0.0)], np.float32) * 3,
-        found,
-        tone,
-    )
-
-
-def judge(calibration, *arguments, **named):
-    return fuse(observe(*arguments, **named), BANK, calibration, VERSIONS)
-
-
-def test_evidence_replays_to_the_same_probability(calibration):
+def test_evidence_replays_to_the_same_probability(judgement):
     rng = np.random.default_rng(0)
     for _ in range(200):
         embedding = rng.normal(size=3)
@@ -144,7 +40,7 @@ def test_evidence_replays_to_the_same_probability(calibration):
             noise=rng.uniform(0, 25),
             tokens=None if rng.random() < 0.3 else rng.normal(size=2),
         )
-        verdict = Verdict.from_json(fuse(seen, BANK, calibration, VERSIONS).to_json())
+        verdict = Verdict.from_json(fuse(seen, judgement).to_json())
         assert replay(verdict.evidence) == pytest.approx(verdict.fake_probability, abs=1e-6)
         assert (verdict.verdict == "deepfake") == (verdict.fake_probability >= verdict.threshold == 0.6)
         assert (verdict.confidence == "low") == bool(verdict.doubts)
@@ -152,29 +48,29 @@ def test_evidence_replays_to_the_same_probability(calibration):
         assert ("near_threshold" in verdict.doubts) == (low <= verdict.fake_probability <= high)
 
 
-def test_forensic_evidence_alone_never_convicts(calibration):
-    verdict = judge(calibration, (0.0, 0.0, 1.0), ela=1e6, blur=0.0, noise=1e6, tokens=None)
+def test_forensic_evidence_alone_never_convicts(judgement):
+    verdict = judge(judgement, (0.0, 0.0, 1.0), ela=1e6, blur=0.0, noise=1e6, tokens=None)
     total = sum(e.contribution for e in verdict.evidence if e.signal in ("ela", "blur", "noise"))
-    assert total == pytest.approx(calibration.general.forensic_cap)
+    assert total == pytest.approx(judgement.policy.decisions["general"].forensic_cap)
     assert verdict.verdict == "real"
 
 
-def test_signals_that_do_not_apply_carry_no_weight(calibration):
-    verdict = judge(calibration, ela=None)
+def test_signals_that_do_not_apply_carry_no_weight(judgement):
+    verdict = judge(judgement, ela=None)
     assert "ela" not in {e.signal for e in verdict.evidence}
     assert verdict.forensics["ela"] == Signal(None, None, "", applicable=False, why_not="for a reason")
     assert "face" not in {e.signal for e in verdict.evidence}
 
 
-def test_an_absent_signal_is_worth_as_much_as_an_average_one(calibration):
+def test_an_absent_signal_is_worth_as_much_as_an_average_one(judgement):
     for name in ("ela", "blur", "noise"):
-        present = judge(calibration, **{name: 10.0})  # the median, where the terms' centers lie
-        absent = judge(calibration, **{name: None})
+        present = judge(judgement, **{name: 10.0})  # the median, where the terms' centers lie
+        absent = judge(judgement, **{name: None})
         assert present.fake_probability == pytest.approx(absent.fake_probability, abs=1e-9)
 
 
-def test_the_most_suspicious_face_counts_and_is_named(calibration):
-    verdict = judge(calibration, faces=[-3.0, 3.0, 0.5])
+def test_the_most_suspicious_face_counts_and_is_named(judgement):
+    verdict = judge(judgement, faces=[-3.0, 3.0, 0.5])
     face = next(e for e in verdict.evidence if e.signal == "face")
     assert face.value == 3.0
     assert face.contribution == pytest.approx(2.25)
@@ -184,21 +80,21 @@ def test_the_most_suspicious_face_counts_and_is_named(calibration):
     assert [f.fake_probability for f in verdict.faces] == pytest.approx([sigmoid(v) for v in (-3.0, 3.0, 0.5)])
 
 
-def test_a_face_called_fake_leaves_no_confident_real(calibration):
+def test_a_face_called_fake_leaves_no_confident_real(judgement):
     alarm = math.log(0.97 / 0.03)
     for faces in ([alarm], [-4.0] * 29 + [alarm]):
-        verdict = judge(calibration, (1.0, 0.0, 0.0), faces=faces, tokens=(1.0, 0.0))
+        verdict = judge(judgement, (1.0, 0.0, 0.0), faces=faces, tokens=(1.0, 0.0))
         assert verdict.verdict == "real"
         assert verdict.confidence == "low"
         assert "face_against_verdict" in verdict.doubts
         assert "traces of generation or swapping (0.97)" in verdict.explanation
         assert "a person should look" in verdict.explanation
-    assert "face_against_verdict" not in judge(calibration, faces=[-4.0]).doubts
+    assert "face_against_verdict" not in judge(judgement, faces=[-4.0]).doubts
 
 
-def test_faces_that_were_not_looked_at_are_counted(calibration):
-    assert judge(calibration, faces=[0.0] * 32, found=40).faces_found == 40
-    assert judge(calibration, faces=[0.0]).faces_found == 1
+def test_faces_that_were_not_looked_at_are_counted(judgement):
+    assert judge(judgement, faces=[0.0] * 32, found=40).faces_found == 40
+    assert judge(judgement, faces=[0.0]).faces_found == 1
 
 
 @pytest.mark.parametrize(
@@ -211,24 +107,22 @@ def test_faces_that_were_not_looked_at_are_counted(calibration):
         ({"tokens": (-0.6, -0.8)}, None),
     ],
 )
-def test_doubts_are_named(calibration, named, doubt):
-    verdict = judge(calibration, (1.0, 0.0, 0.0), **({"tokens": (1.0, 0.0)} | named))
+def test_doubts_are_named(judgement, named, doubt):
+    verdict = judge(judgement, (1.0, 0.0, 0.0), **({"tokens": (1.0, 0.0)} | named))
     if doubt is None:
-        assert "unusual_picture" in judge(load_scaled(calibration), (1.0, 0.0, 0.0), **named).doubts
+        assert "unusual_picture" in judge(load_scaled(judgement), (1.0, 0.0, 0.0), **named).doubts
     else:
         assert doubt in verdict.doubts
         assert verdict.confidence == "low"
 
 
-def load_scaled(calibration):
-    from dataclasses import replace
-
-    return replace(calibration, doubt=replace(calibration.doubt, unusual=1.0))
+def load_scaled(judgement):
+    return replace(judgement, policy=replace(judgement.policy, unusual=1.0))
 
 
-def test_close_ups_and_other_pictures_are_weighed_apart(calibration):
+def test_close_ups_and_other_pictures_are_weighed_apart(judgement):
     verdicts = [
-        fuse(seen, BANK, calibration, VERSIONS)
+        fuse(seen, judgement)
         for seen in (observe(), observe(faces=[0.0]), observe(faces=[0.0], side=20), observe(faces=[0.0], side=21))
     ]
     biases = [next(e.contribution for e in v.evidence if e.signal == "prior") for v in verdicts]
@@ -238,36 +132,36 @@ def test_close_ups_and_other_pictures_are_weighed_apart(calibration):
     assert face_share([], 16, 20) == 0.0
 
 
-def test_class_tokens_count_by_their_head_and_not_where_there_are_none(calibration):
-    verdict = judge(calibration, tokens=(0.6, 0.8))
+def test_class_tokens_count_by_their_head_and_not_where_there_are_none(judgement):
+    verdict = judge(judgement, tokens=(0.6, 0.8))
     item = next(e for e in verdict.evidence if e.signal == "tokens")
     # unit length, over 0.01, past two GELUs that leave large values alone
     assert item.value == pytest.approx(0.05 * 80.0 - 1.0, abs=1e-4)
     assert item.contribution == pytest.approx(0.5 * item.value)
     assert "fine structure" in item.text
-    without = judge(calibration, tokens=None)
+    without = judge(judgement, tokens=None)
     assert "tokens" not in {e.signal for e in without.evidence}
 
 
-def test_category_and_clip_are_distributions(calibration):
-    verdict = judge(calibration, (0.0, 0.0, 1.0))
+def test_category_and_clip_are_distributions(judgement):
+    verdict = judge(judgement, (0.0, 0.0, 1.0))
     assert verdict.category.label == "landscape"
     assert sum(verdict.category.scores.values()) == pytest.approx(1)
     assert verdict.clip.real + verdict.clip.deepfake == pytest.approx(1)
 
 
-def test_explanations_name_two_reasons_and_the_strongest_against(calibration):
-    verdict = judge(calibration, (0.0, 1.0, 0.0), faces=[6.0], blur=0.1, noise=19.9)
+def test_explanations_name_two_reasons_and_the_strongest_against(judgement):
+    verdict = judge(judgement, (0.0, 1.0, 0.0), faces=[6.0], blur=0.1, noise=19.9)
     assert verdict.verdict == "deepfake"
     assert "CLIP favoring 'deepfake'" in verdict.explanation
     assert "face" in verdict.explanation
-    against = judge(calibration, (1.0, 0.0, 0.0), faces=[2.0], tokens=(1.0, 0.0))
+    against = judge(judgement, (1.0, 0.0, 0.0), faces=[2.0], tokens=(1.0, 0.0))
     assert "outweigh a face at (5, 5) with traces" in against.explanation
-    quiet = judge(calibration, (0.0, 0.0, 1.0), tokens=None)
+    quiet = judge(judgement, (0.0, 0.0, 1.0), tokens=None)
     assert quiet.explanation.startswith("No signal speaks for or against")
 
 
-def test_no_sentence_contradicts_itself(calibration):
+def test_no_sentence_contradicts_itself(judgement):
     """Every combination of strong, weak and absent evidence: reasons agree with the verdict, objections do not."""
     from veridict.forensics.contract import Evidence
 
@@ -294,7 +188,7 @@ def test_no_sentence_contradicts_itself(calibration):
 
 
 def test_every_doubt_has_words():
-    for doubt in DOUBTS:
+    for doubt in WORDS:
         sentence = explain("real", [], [doubt])
         assert sentence.endswith("a person should look") or doubt == "little_to_see"
     assert "nothing to see" in explain("real", [], ["little_to_see"])
@@ -314,15 +208,15 @@ def test_percentiles_interpolate_and_saturate():
 
 def test_weights_report_what_was_applied(calibration):
     signals = {n: Signal(1.0, 100.0, "high", applicable=True) for n in ("ela", "noise")}
-    evidence = list_evidence({"ela": 1.0, "noise": 1.0}, signals, calibration.close_up)
+    evidence = list_evidence({"ela": 1.0, "noise": 1.0}, signals, calibration.regimes["close_up"], 0.7)
     parts = [e for e in evidence if e.signal != "prior"]
     for item in parts:
-        term = calibration.close_up.terms[item.signal]
+        term = calibration.regimes["close_up"].terms[item.signal]
         assert item.contribution == pytest.approx(item.weight * (1.0 - term.center) / term.scale)
 
 
-def test_text_form_has_the_six_lines(calibration):
-    lines = judge(calibration, ela=None, blur=None).to_text().splitlines()
+def test_text_form_has_the_six_lines(judgement):
+    lines = judge(judgement, ela=None, blur=None).to_text().splitlines()
     names = [line.split(":")[0].strip() for line in lines]
     assert names == [
         "Image Category",
@@ -335,8 +229,8 @@ def test_text_form_has_the_six_lines(calibration):
     assert "n/a (for a reason)" in lines[2]
 
 
-def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
-    verdict = judge(calibration, faces=[1.0])
+def test_documents_round_trip_and_foreign_ones_are_refused(judgement):
+    verdict = judge(judgement, faces=[1.0])
     document = json.loads(verdict.to_json())
     assert next(iter(document)) == "schema"
     assert Verdict.from_json(verdict.to_json()) == verdict
@@ -354,110 +248,22 @@ def test_documents_round_trip_and_foreign_ones_are_refused(calibration):
             Verdict.from_json(bad)
 
 
-def regime(**change):
-    return {"fusion": {"general": {**REGIME, **change}}}
-
-
-def test_a_suspect_face_that_fills_the_picture_is_weighed_by_itself(calibration):
+def test_a_suspect_face_that_fills_the_picture_is_weighed_by_itself(judgement):
     """What CLIP says does not outvote the face CNN there: a swapped face in a real frame looks real to CLIP."""
     real_to_clip = {"embedding": (1.0, 0.0, 0.0), "tokens": (1.0, 0.0), "side": 100, "box": 60}
-    assert judge(calibration, faces=[3.9], **real_to_clip).verdict == "real"
-    verdict = judge(calibration, faces=[-1.0, 4.2], **real_to_clip)
+    assert judge(judgement, faces=[3.9], **real_to_clip).verdict == "real"
+    verdict = judge(judgement, faces=[-1.0, 4.2], **real_to_clip)
     assert verdict.verdict == "deepfake"
     (prior, face) = verdict.evidence
     assert prior.contribution == 0.0
     assert face.contribution == pytest.approx(1.5 + 0.5 * 0.2)
     assert verdict.explanation.startswith("One of 2 faces at (31, 30) with traces")
-    assert judge(calibration, faces=[4.2], side=500).threshold == calibration.general.threshold
-    below = calibration.suspect.terms["face"]
+    assert judge(judgement, faces=[4.2], side=500).threshold == judgement.policy.decisions["general"].threshold
+    below = judgement.calibration.regimes["suspect"].terms["face"]
     assert (below.contribution(3.0), below.slope(3.0)) == (1.5, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"schema": "other"}, "schema"),
-        (regime(threshold=1.5), "threshold"),
-        (regime(forensic_cap=99.0), "alone could convict"),
-        (regime(bias=3.0), "alone could convict"),
-        (regime(terms={"ela": dict.fromkeys(TERM, 0)}), "positive scale"),
-        (regime(terms={"elan": dict.fromkeys(TERM, 1)}), "unknown term 'elan'"),
-        ({"doubt": {"bands": {"other": [0.4, 0.6], "suspect close-up": [0, 1], "artwork": [0, 1]}}}, "'close-up'"),
-        ({"doubt": {"bands": {"close-up": [0, 1], "suspect close-up": [0, 1], "other": [0, 1]}}}, "'artwork'"),
-        ({"doubt": {"bands": {"close-up": [0, 1], "other": [0, 1], "artwork": [0, 1]}}}, "'suspect close-up'"),
-        (
-            {
-                "doubt": {
-                    "bands": {"close-up": [0.7, 0.6], "suspect close-up": [0, 1], "other": [0, 1], "artwork": [0, 1]}
-                }
-            },
-            "inside 0..1",
-        ),
-        ({"percentiles": {"ela": {"edges": [1], "values": [[0, 1]]}}}, "size class"),
-        ({"percentiles": {"ela": {"edges": [], "values": [[0]]}}}, "size class"),
-        ({"percentiles": []}, "no veridict-calibration/2"),
-        ({"clip": {"head_sha256": None}}, "'tokens' needs a head"),
-        ({"clip": {"head_sha256": "0" * 64}}, "not the head"),
-        ({"clip": {"temperature": "warm"}}, "warm"),
-    ],
-)
-def test_damaged_calibrations_are_refused(tmp_path, change, message):
-    path = write(tmp_path, change)
-    with pytest.raises(ValueError, match=message):
-        load_calibration(path)
-
-
-def test_a_missing_head_and_missing_percentiles_are_named(tmp_path):
-    path = write(tmp_path)
-    document = json.loads(path.read_text())
-    (tmp_path / HEAD_FILE).unlink()
-    with pytest.raises(ValueError, match="is missing beside it"):
-        load_calibration(path)
-    path = write(tmp_path)
-    del document["percentiles"]["blur"]
-    path.write_text(json.dumps(document))
-    with pytest.raises(ValueError, match="percentiles of blur"):
-        load_calibration(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mean": np.zeros((2, 3), np.float32)}, "mean and scale"),
-        ({"scale": np.zeros((2, 2), np.float32)}, "scales positive"),
-        ({"member.0.importance": np.zeros((3, 1), np.float32)}, "do not fit"),
-        ({"member.0.hidden.bias": np.array([np.nan], np.float32)}, "do not fit"),
-        ({"member.0.out.bias": None}, "no members"),
-        ({"member.0.project.weight": None}, r"member\.0\.project\.weight"),
-    ],
-)
-def test_damaged_heads_are_refused(tmp_path, change, message):
-    tensors = {k: v for k, v in (HEAD | change).items() if v is not None}
-    save_file(tensors, tmp_path / HEAD_FILE)
-    with pytest.raises(ValueError, match=message):
-        load_token_head(tmp_path / HEAD_FILE)
-    (tmp_path / HEAD_FILE).write_bytes(b"no head")
-    with pytest.raises(ValueError, match="no token head"):
-        load_token_head(tmp_path / HEAD_FILE)
 
 
 def test_softmax_and_sigmoid_do_not_overflow():
     assert sigmoid(1e4) == 1.0
     assert sigmoid(-1e4) == 0.0
     assert softmax(np.array([1e4, 0.0])).tolist() == [1.0, 0.0]
-
-
-def test_the_bundled_calibration_says_where_it_comes_from():
-    calibration = load_calibration(default_repository() / CALIBRATION)
-    assert calibration.source["images"]
-    assert calibration.family == "ViT-B-16-quickgelu:openai"
-    for regime in (calibration.close_up, calibration.suspect, calibration.general):
-        assert set(regime.terms) <= set(TERMS)
-        needed = math.log(regime.threshold / (1 - regime.threshold)) - regime.bias
-        assert 0 <= regime.forensic_cap < needed
-    # What forensic signals can move is never called sure.
-    for kind, (low, high) in calibration.doubt.bands.items():
-        regime = calibration.regime(kind)
-        center = math.log(regime.threshold / (1 - regime.threshold))
-        assert math.log(low / (1 - low)) <= center - 2 * regime.forensic_cap + 1e-9
-        assert math.log(high / (1 - high)) >= center + 2 * regime.forensic_cap - 1e-9

@@ -7,18 +7,18 @@ import pytest
 from veridict.forensics.decode import decode_image
 from veridict.forensics.measure import (
     error_level_map,
-    measure,
     measure_blur,
     measure_noise,
     noise_residual_map,
     to_working_size,
 )
 from veridict.forensics.pixels import to_luma
+from veridict.forensics.signals import SIGNALS, SignalRow, check_table, measure_image
 
 
 def test_a_flat_picture_has_no_blur_noise_or_error(encode):
     flat = np.full((128, 160, 3), 90, np.uint8)
-    signals = measure(decode_image(encode(flat, "JPEG", quality=95)))
+    signals = measure_image(decode_image(encode(flat, "JPEG", quality=95)))
     assert {name: m.value for name, m in signals.items()} == {"ela": 0.0, "blur": 0.0, "noise": 0.0}
 
 
@@ -55,13 +55,13 @@ def test_error_level_points_at_a_part_with_another_history(encode, coffee):
 
 def test_error_level_needs_a_jpeg_history(encode, cat):
     for form in ("PNG", "WEBP"):
-        signal = measure(decode_image(encode(cat, form)))["ela"]
+        signal = measure_image(decode_image(encode(cat, form)))["ela"]
         assert signal.value is None
         assert form in signal.why_not
 
 
 def test_small_pictures_say_why_nothing_applies(encode):
-    signals = measure(decode_image(encode(np.zeros((40, 200, 3), np.uint8))))
+    signals = measure_image(decode_image(encode(np.zeros((40, 200, 3), np.uint8))))
     assert all(m.value is None and "below 64" in m.why_not for m in signals.values())
 
 
@@ -69,3 +69,13 @@ def test_working_size_bounds_the_longest_side():
     assert to_working_size(np.zeros((3000, 4000), np.uint8)).shape == (768, 1024)
     assert to_working_size(np.zeros((300, 400), np.uint8)).shape == (300, 400)
     assert to_working_size(np.zeros((1, 5000), np.uint8)).shape == (1, 1024)
+
+
+def test_the_table_of_signals_is_checked():
+    check_table()
+    row = SIGNALS[-1]
+    with pytest.raises(ValueError, match="has 'noise' twice"):
+        check_table((*SIGNALS, row))
+    wordless = SignalRow("grain", "luma", measure_noise, {"deepfake": "a", "real": "b"}, head="percentiles")
+    with pytest.raises(ValueError, match="'grain' needs words for high, low, normal"):
+        check_table((*SIGNALS, wordless))

@@ -30,7 +30,7 @@ def test_shrinks_to_the_longer_side_in_proportion(shape, expected):
     assert shrink(np.zeros((*shape, 3), np.uint8), 512).shape[:2] == expected
 
 
-def test_shrinking_keeps_tones_where_the_picture_is_finer_than_the_copy():
+def test_shrinking_keeps_tones_where_the_image_is_finer_than_the_copy():
     """A checkerboard of single pixels turns grey in a copy of half the size or less: nothing is skipped."""
     board = np.indices((1200, 1200)).sum(axis=0) % 2 * 200
     pixels = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)

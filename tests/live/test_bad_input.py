@@ -66,6 +66,7 @@ def cases(cat):
     yield "ribbon", save("PNG", Image.new("RGB", (1, 3000))), None
 
 
+@pytest.mark.slow
 def test_every_bad_input_gets_its_typed_error_and_no_stub_restarts(triton, detector, cat):
     before = stubs(triton)
     shared = len(list(Path("/dev/shm").iterdir()))
@@ -85,6 +86,7 @@ def test_every_bad_input_gets_its_typed_error_and_no_stub_restarts(triton, detec
     assert len(list(Path("/dev/shm").iterdir())) <= shared
 
 
+@pytest.mark.slow
 def test_damage_at_random_never_stops_the_server(triton, detector, encode, cat):
     rng = np.random.default_rng(11)
     before = stubs(triton)

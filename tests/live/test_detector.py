@@ -13,7 +13,7 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from veridict.client import AsyncDetectorClient, ClientConfig, DeadlineError, DetectorClient, InvalidImageError
-from veridict.deploy.repository import default_repository
+from veridict.deploy.manifest import default_repository
 from veridict.deploy.serving.metrics_buffer import PUBLISHED_EVERY
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics import signature as sig
@@ -99,6 +99,7 @@ def test_one_corrupt_image_of_eight_fails_alone(triton, mixed):
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
+@pytest.mark.slow
 def test_mixed_sizes_and_formats_share_batches(triton, mixed):
     names = ("nv_inference_count", "nv_inference_exec_count")
     before = [settled(triton, name, "preprocess") for name in names]
@@ -110,6 +111,7 @@ def test_mixed_sizes_and_formats_share_batches(triton, mixed):
     assert executions < judged
 
 
+@pytest.mark.slow
 def test_zero_one_and_three_faces_in_one_batch(triton, detector, encode, coffee, astronaut, three_faces):
     images = [encode(coffee), encode(astronaut), encode(three_faces)]
     alone = [detector.detect(data) for data in images]
@@ -124,6 +126,7 @@ def test_zero_one_and_three_faces_in_one_batch(triton, detector, encode, coffee,
             assert len(result.verdict.faces) == [0, 1, 3][result.index % 3]
 
 
+@pytest.mark.slow
 def test_more_faces_in_one_request_than_the_face_network_takes_at_once(triton, detector, encode, three_faces):
     data = encode(three_faces)
     alone = detector.detect(data)
@@ -142,7 +145,7 @@ def test_without_faces_the_face_cnn_is_not_called(triton, detector, encode, coff
     assert metric(triton, "nv_inference_count", "face_cnn") == before + 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 16, 32])
+@pytest.mark.parametrize("count", [1, 2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 32))])
 def test_batch_size_does_not_change_the_answer(triton, detector, encode, astronaut, count):
     data = encode(astronaut)
     alone = detector.detect(data)
@@ -199,6 +202,7 @@ def test_asyncio_client_without_a_server():
         asyncio.run(judge())
 
 
+@pytest.mark.slow
 def test_a_deadline_that_cannot_be_met_is_a_typed_error(detector, encode, cat):
     data = encode(cat)
     for _ in range(100):  # cancelled in mid-flight, these calls would crash Triton 2.51
@@ -207,6 +211,7 @@ def test_a_deadline_that_cannot_be_met_is_a_typed_error(detector, encode, cat):
     assert detector.detect(data).verdict
 
 
+@pytest.mark.slow
 def test_tasks_that_are_cancelled_leave_the_server_alone(triton, encode, cat):
     data = encode(cat)
 

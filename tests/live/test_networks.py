@@ -7,9 +7,9 @@ import pytest
 
 from veridict.client import ClientConfig, DetectorClient, InternalError
 from veridict.deploy.launcher import ServerSettings, TritonServer
-from veridict.deploy.repository import default_repository
+from veridict.deploy.manifest import default_repository, update_manifest
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 BROKEN = """
 import numpy as np
@@ -32,6 +32,7 @@ def client(tmp_path_factory) -> Iterator[DetectorClient]:
     repository = tmp_path_factory.mktemp("broken") / "repository"
     shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
     (repository / "face_cnn" / "1" / "model.py").write_text(BROKEN)
+    update_manifest(repository)
     with (
         TritonServer(ServerSettings(repository=repository, grpc_port=0, http_port=0, metrics_port=0)) as server,
         DetectorClient(config=ClientConfig(server.url, deadline=60.0)) as client,

@@ -12,6 +12,7 @@ pytestmark = pytest.mark.live
 SENT = 300
 
 
+@pytest.mark.slow
 def test_successes_and_refusals_add_up_to_what_was_sent(triton, detector, encode, cat):
     data = encode(cat[::4, ::4].copy())
 

@@ -75,6 +75,7 @@ def test_an_animation_says_how_many_frames_it_has(detector, cat):
     assert verdict.confidence == "low"
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_to_the_last_digit_in_any_company(triton, encode, cat, astronaut, three_faces, coffee):
     images = [encode(p) for p in (cat, astronaut, three_faces, coffee)]
 

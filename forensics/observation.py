@@ -1,0 +1,134 @@
+"""Everything that is known about one image before fusion: the typed record, and its one wire form.
+
+Preparation makes the record, the networks' scores are added to it, and fusion judges it. Between the served models it
+travels as bytes (:meth:`Observation.to_bytes`); calibration keeps the same bytes on disk. A new measurement is one more
+entry of ``measurements`` and changes neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .arrays import Float32Array, FloatArray
+from .contract import ImageFacts, from_document
+
+#: Left, top, width and height in pixels of the upright image.
+BoxTuple = tuple[int, int, int, int]
+#: The tensor that holds everything but the arrays, as JSON.
+_RECORD = "record"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The raw value of one signal, or None and the reason why it does not apply."""
+
+    value: float | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One observed image.
+
+    ``measurements``: the forensic signals by name. ``boxes``: the faces that are judged, largest first; ``faces_found``
+    counts the others as well. ``tone``: standard deviation of the luma in grey levels (0..255), 0 for a blank image.
+    ``timings_ms``: milliseconds per step so far.
+
+    The networks' scores are None or empty until :meth:`with_scores` adds them: ``embedding`` [D], CLIP's image
+    embedding of unit length; ``class_tokens`` [K, W], of K blocks of CLIP's image tower; ``face_logits``, one per box,
+    > 0 means fake.
+    """
+
+    image: ImageFacts
+    measurements: Mapping[str, Measurement]
+    boxes: tuple[BoxTuple, ...] = ()
+    faces_found: int = 0
+    tone: float = 255.0
+    timings_ms: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    embedding: Float32Array | None = None
+    class_tokens: FloatArray | None = None
+    face_logits: tuple[float, ...] = ()
+
+    def with_scores(
+        self,
+        embedding: Float32Array,
+        class_tokens: FloatArray,
+        face_logits: Sequence[float] | Float32Array,
+        seconds: Mapping[str, float] | None = None,
+    ) -> Observation:
+        """Return the record with the networks' scores; ``seconds`` are further timings by step.
+
+        Raises:
+            ValueError: there is not one face logit per box.
+        """
+        if len(face_logits) != len(self.boxes):
+            raise ValueError(f"{len(face_logits)} face logits for {len(self.boxes)} faces")
+        spent = {name: round(value * 1e3, 3) for name, value in (seconds or {}).items()}
+        return dataclasses.replace(
+            self,
+            embedding=embedding,
+            class_tokens=class_tokens,
+            face_logits=tuple(float(logit) for logit in face_logits),
+            timings_ms={**self.timings_ms, **spent},
+        )
+
+    def to_bytes(self) -> bytes:
+        """Return the wire form: safetensors with the arrays, and a tensor of JSON with everything else."""
+        from safetensors.numpy import save
+
+        document = {
+            "image": vars(self.image),
+            "measurements": {name: vars(m) for name, m in self.measurements.items()},
+            "boxes": self.boxes,
+            "faces_found": self.faces_found,
+            "tone": self.tone,
+            "timings_ms": dict(self.timings_ms),
+        }
+        tensors: dict[str, Any] = {
+            _RECORD: np.frombuffer(json.dumps(document).encode(), np.uint8),
+            "face_logits": np.array(self.face_logits, np.float32),
+        }
+        arrays = {"embedding": self.embedding, "class_tokens": self.class_tokens}
+        tensors |= {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
+        data: bytes = save(tensors)
+        return data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Observation:
+        """Read the wire form.
+
+        Raises:
+            ValueError: the bytes are no observation.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            tensors = load(data)
+            document = json.loads(tensors.pop(_RECORD).tobytes())
+            logits = tuple(tensors.pop("face_logits").tolist())
+            observation = cls(
+                image=from_document(ImageFacts, document.pop("image")),
+                measurements={n: from_document(Measurement, m) for n, m in document.pop("measurements").items()},
+                boxes=tuple(_box(box) for box in document.pop("boxes")),
+                face_logits=logits,
+                **document,
+                **tensors,
+            )
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"not an observation: {error}") from error
+        # Before the networks' scores are added there are boxes without logits.
+        if observation.embedding is not None and len(logits) != len(observation.boxes):
+            raise ValueError(f"not an observation: {len(logits)} face logits for {len(observation.boxes)} faces")
+        return observation
+
+
+def _box(values: Sequence[int]) -> BoxTuple:
+    x, y, width, height = (int(value) for value in values)
+    return x, y, width, height

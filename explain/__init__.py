@@ -1,6 +1,6 @@
 """Explanations: attribution and forensic maps, their rendering, and the job queue that delivers them.
 
-Importing this package imports neither torch nor OpenCV; what needs them says so when it runs.
+Importing this package imports neither torch nor OpenCV. A method that needs them imports them when it runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .jobs.client import AsyncExplanationClient, ExplanationClient, Submission
     from .jobs.job import JobStatus
     from .jobs.settings import QueueSettings, Webhook
-    from .jobs.webhook import verify
+    from .jobs.webhook_signature import verify
 
 __all__ = [
     "AsyncExplanationClient",
@@ -37,12 +37,12 @@ _LAZY = {
     "QueueSettings": "jobs.settings",
     "Submission": "jobs.client",
     "Webhook": "jobs.settings",
-    "verify": "jobs.webhook",
+    "verify": "jobs.webhook_signature",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import the queue's names when they are first used: the report alone needs no Redis client."""
+    """Import the names of the queue when they are first used, so that reports need no Redis client."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

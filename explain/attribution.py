@@ -1,4 +1,4 @@
-"""What every method takes and gives: the subject, a budget, a cancellation token, and a frozen :class:`Attribution`."""
+"""The types of every explanation method: its budget, its cancellation token and its result."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from veridict.forensics.arrays import Float32Array
 
 from .errors import ExplainError
 
 if TYPE_CHECKING:
-    from .jobs.gate import Gate
+    from .jobs.duty_cycle import DutyCycleLimiter
 
-Pixels = npt.NDArray[np.uint8]
-Values = npt.NDArray[np.float32]
-#: signed: positive speaks for fake, negative for real. strength: how much a pixel matters, either way. measurement: a
-#: quantity of the file itself, which no network has seen.
+#: signed: positive speaks for fake, negative for real. strength: how much a pixel matters, in either direction.
+#: measurement: a quantity of the file itself, measured without a network.
 Kind = Literal["signed", "strength", "measurement"]
 
 
@@ -27,8 +26,9 @@ Kind = Literal["signed", "strength", "measurement"]
 class Budget:
     """Bounds of one explanation.
 
-    ``steps``: gradient evaluations of integrated gradients. ``samples``: perturbed pictures that SHAP and LIME may
-    score. ``seconds``: wall time without waits at the gate, after which the method stops with ``explain.over_budget``.
+    ``steps``: gradient evaluations of integrated gradients. ``samples``: perturbed images that SHAP and LIME may
+    score. ``seconds``: wall time without pauses for verdicts, after which the method stops with
+    ``explain.over_budget``.
     """
 
     steps: int = 256
@@ -36,7 +36,7 @@ class Budget:
     seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        """Check ranges; raise ExplainError naming the bound."""
+        """Check the ranges; raise ExplainError, which names the bound."""
         limits = {"steps": (8, 4096), "samples": (20, 20_000), "seconds": (0.1, 3600.0)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -45,7 +45,7 @@ class Budget:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Budget:
-        """Return the budget of decoded JSON; unknown names are refused, missing ones take their default."""
+        """Return the budget of decoded JSON; unknown names are refused, missing ones have their default."""
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ExplainError("explain.bad_request", f"no such bound: {', '.join(unknown)}")
@@ -53,17 +53,17 @@ class Budget:
 
 
 class Cancellation:
-    """Tells a running method to stop: when somebody cancels it, or when its seconds are over. Safe between threads.
+    """Tells a running method to stop when it is cancelled or its seconds are over. It can be shared between threads.
 
-    Methods call :meth:`check` between units of work of some 50 ms, which is also where they wait at the gate.
+    Methods call :meth:`check` between units of work of some 50 ms. It also pauses them while the server gives verdicts.
     """
 
-    def __init__(self, seconds: float | None = None, gate: Gate | None = None) -> None:
-        """Start the clock; without ``seconds`` only :meth:`cancel` stops the method. It waits at ``gate``, if any."""
+    def __init__(self, seconds: float | None = None, limiter: DutyCycleLimiter | None = None) -> None:
+        """Start the clock; without ``seconds`` only :meth:`cancel` stops the method. ``limiter`` decides on pauses."""
         self._ends = None if seconds is None else time.monotonic() + seconds
         self._event = threading.Event()
-        self._gate = gate
-        #: Seconds waited at the gate so far; they are not charged.
+        self._limiter = limiter
+        #: Seconds paused so far; they do not count as the method's seconds.
         self.waited = 0.0
 
     def cancel(self) -> None:
@@ -72,18 +72,18 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Return whether somebody cancelled."""
+        """Return whether :meth:`cancel` was called."""
         return self._event.is_set()
 
     def check(self) -> None:
-        """Return while the method may go on: at once, or after a wait at the gate.
+        """Return when the method may go on: at once, or after a pause for verdicts.
 
         Raises:
             ExplainError: ``explain.cancelled`` or ``explain.over_budget``.
         """
         self._raise_if_over()
-        if self._gate is not None:
-            self.waited += self._gate.wait(self._event)
+        if self._limiter is not None:
+            self.waited += self._limiter.pause(self._event)
             self._raise_if_over()
 
     def _raise_if_over(self) -> None:
@@ -97,15 +97,15 @@ class Cancellation:
 class Attribution:
     """One finished explanation.
 
-    ``values``: float32 [H, W]; its meaning by ``kind``, its unit in ``unit``. ``region``: the rectangle [x, y, width,
-    height] of the upright picture that the values cover. ``score``: the explained output (a logit or a margin; positive
-    means fake), None for a measurement. ``quality``: the method's own figures, such as ``completeness_delta``.
-    ``seconds``: what it took, without waits at the gate.
+    ``values``: float32 [H, W]; ``kind`` says what they mean, ``unit`` is their unit. ``region``: the rectangle [x, y,
+    width, height] of the upright image that the values cover. ``score``: the explained output (a logit or a margin;
+    positive means fake), None for a measurement. ``quality``: the method's own figures, such as ``completeness_delta``.
+    ``seconds``: the time it took, without pauses for verdicts.
     """
 
     method: str
     kind: Kind
-    values: Values
+    values: Float32Array
     unit: str
     region: tuple[int, int, int, int]
     score: float | None
@@ -116,21 +116,21 @@ class Attribution:
     model_version: str
 
     def __post_init__(self) -> None:
-        """Hold every method to finite float32 values [H, W]."""
+        """Refuse values that are not finite float32 [H, W]."""
         if self.values.dtype != np.float32 or self.values.ndim != 2 or not np.isfinite(self.values).all():
-            raise ExplainError("explain.internal", f"{self.method} gave no finite float32 map")
+            raise ExplainError("explain.internal", f"{self.method} did not return a finite float32 map")
 
     def document(self) -> dict[str, Any]:
-        """Return everything but the values, ready for JSON."""
+        """Return everything except the values, ready for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "values"}
         return {**plain, "shape": list(self.values.shape)}
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any], values: Values) -> Attribution:
-        """Return the attribution of a document and its values; unknown fields are ignored.
+    def from_document(cls, document: Mapping[str, Any], values: Float32Array) -> Attribution:
+        """Return the attribution from its document and its values; unknown fields are ignored.
 
         Raises:
-            ExplainError: ``explain.store`` where the document lacks a field.
+            ExplainError: ``explain.store`` if the document lacks a field.
         """
         try:
             known = {f.name: document[f.name] for f in fields(cls) if f.name != "values"}

@@ -1,14 +1,16 @@
-"""``veridict explain IMAGE...``: maps, arrays and a report per image, computed here or by the queue's workers."""
+"""``veridict explain IMAGE...``: maps, arrays and a report per image, computed in this process or by workers."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from veridict.client.connection import add_connection_arguments, read_connection
 
 from .attribution import Attribution, Budget
 from .errors import ExplainError
@@ -16,6 +18,7 @@ from .jobs.cli_worker import add_queue_arguments, queue_settings
 from .methods import METHODS, get_methods
 
 if TYPE_CHECKING:
+    from veridict.client import ClientConfig
     from veridict.forensics.contract import Verdict
 
     from .models import Models
@@ -29,30 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     budget = Budget()
     parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="JPEG, PNG or WebP files")
     parser.add_argument(
-        "--methods", default="", help=f"comma-separated (default: all that apply): {', '.join(METHODS)}"
+        "--methods", default="", help=f"comma-separated names (default: all that apply): {', '.join(METHODS)}"
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("explanations"), help="folder (default: %(default)s)")
-    parser.add_argument("--face", type=int, default=0, help="which face, 0 is the largest (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=budget.steps, help="gradients of integrated gradients")
-    parser.add_argument("--samples", type=int, default=budget.samples, help="perturbed pictures of SHAP and LIME")
-    parser.add_argument("--seconds", type=float, default=budget.seconds, help="at most, per method")
-    url = os.environ.get("VERIDICT_URL", "127.0.0.1:8001")
-    parser.add_argument("--url", default=url, help="gRPC host:port of a server: verdict, SHAP and LIME ask it")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("explanations"), help="output folder (default: %(default)s)"
+    )
+    parser.add_argument("--face", type=int, help="which face, 0 is the largest (default: the most suspicious one)")
+    parser.add_argument("--steps", type=int, default=budget.steps, help="gradients for integrated gradients")
+    parser.add_argument("--samples", type=int, default=budget.samples, help="perturbed images for SHAP and LIME")
+    parser.add_argument("--seconds", type=float, default=budget.seconds, help="time limit per method")
+    add_connection_arguments(parser, "server for the verdict, SHAP and LIME")
     parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
-    parser.add_argument("--queue", action="store_true", help="let the workers of veridict worker do it, and wait")
+    parser.add_argument(
+        "--queue", action="store_true", help="submit to the queue of veridict worker, and wait for the results"
+    )
     parser.add_argument("--no-wait", action="store_true", help="with --queue: print the job ids and return")
-    parser.add_argument("--batch-priority", action="store_true", help="with --queue: after every live job")
+    parser.add_argument("--batch-priority", action="store_true", help="with --queue: run after all live jobs")
     parser.add_argument("--timeout", type=float, default=300.0, help="with --queue: seconds to wait for one image")
     add_queue_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Explain every image; return 0, 1 when something failed, 2 on usage errors."""
+    """Explain every image; return 0, 1 if something failed, 2 for usage errors."""
     try:
         names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
         chosen = [method.name for method in get_methods(names or METHODS)]
         budget = Budget(arguments.steps, arguments.samples, arguments.seconds)
-        if arguments.face < 0:
+        if arguments.face is not None and arguments.face < 0:
             raise ExplainError("explain.bad_request", f"--face {arguments.face}")
         if arguments.no_wait and not arguments.queue:
             raise ExplainError("explain.bad_request", "--no-wait needs --queue")
@@ -67,13 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
         return explain(arguments, chosen, budget, asked=bool(names))
     except ImportError as error:
         print(f"veridict explain: {error}; it needs: pip install 'veridict[explain]'", file=sys.stderr)
-    except (ExplainError, OSError) as error:
+    except (ExplainError, OSError, ValueError) as error:
         print(f"veridict explain: {error}", file=sys.stderr)
     return 1
 
 
 def explain_image(subject: Subject, names: Iterable[str], models: Models, budget: Budget) -> Results:
-    """Run methods one after the other; an error stands in the place of its own method's map, the others go on."""
+    """Run methods one after the other. If one fails, its error is its result, and the others still run."""
     from .methods import run_method
 
     results: Results = {}
@@ -85,40 +91,43 @@ def explain_image(subject: Subject, names: Iterable[str], models: Models, budget
     return results
 
 
-def judge(data: bytes, url: str) -> tuple[Verdict | None, str]:
-    """Return the detector's verdict, or None and why there is none: maps are worth having without it."""
-    from veridict.client import ClientConfig, DetectorClient, VeridictError
+def judge(data: bytes, server: ClientConfig) -> tuple[Verdict | None, str]:
+    """Return the detector's verdict, or None and the reason: the report is also written without a verdict."""
+    from veridict.client import DetectorClient, VeridictError
 
     try:
-        with DetectorClient(config=ClientConfig(url, attempts=2)) as client:
+        with DetectorClient(config=replace(server, attempts=2)) as client:
             return client.detect(data), ""
     except (VeridictError, ValueError) as error:
         return None, f"{error} (is a server running? veridict serve)"
 
 
-def write_results(folder: Path, name: str, data: bytes, face: int, results: Results, url: str) -> Path:
-    """Write figure, arrays and document per map and the report; return the report's path."""
+def write_results(folder: Path, name: str, data: bytes, results: Results, server: ClientConfig) -> Path:
+    """Write a figure, the values and a JSON document per map, and the report; return the report's path."""
     import numpy as np
 
     from .reports.image_report import render_image_report
     from .reports.render import render_figure
     from .subject import read_subject
 
-    subject = read_subject(data, face)
+    subject = read_subject(data)
     folder.mkdir(parents=True, exist_ok=True)
     for method, result in results.items():
         if isinstance(result, Attribution):
             (folder / f"{method}.png").write_bytes(render_figure(result, subject.image.pixels))
             np.savez_compressed(folder / f"{method}.npz", values=result.values)
             (folder / f"{method}.json").write_text(json.dumps(result.document(), indent=1) + "\n")
-    verdict, why_not = judge(data, url)
+    verdict, why_not = judge(data, server)
     report = folder / "report.html"
     report.write_text(render_image_report(name, subject, results, verdict, why_not), encoding="utf-8")
     return report
 
 
 def _report(path: Path, results: Results, report: Path, asked: bool) -> int:
-    """Print what came of one image; return how many methods failed (those not asked for by name may not apply)."""
+    """Print the results of one image; return how many methods failed.
+
+    A method that does not apply to the image counts as failed only if the command line named it.
+    """
     failed = 0
     print(f"{path}: {report}")
     for name, result in results.items():
@@ -143,17 +152,17 @@ def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *
 
     failed = 0
     set_threads(arguments.threads)
-    models = Models(url=arguments.url)
+    models = Models(server=read_connection(arguments), repository=queue_settings(arguments).repository)
     for path in arguments.images:
         data = path.read_bytes()
         try:
-            subject = read_subject(data, arguments.face)
+            subject = read_subject(data, arguments.face, models.score_faces)
         except ExplainError as error:
             print(f"{path}: {error}", file=sys.stderr)
             failed += 1
             continue
         results = explain_image(subject, names, models, budget)
-        report = write_results(_folder(arguments, path), path.name, data, arguments.face, results, arguments.url)
+        report = write_results(_folder(arguments, path), path.name, data, results, read_connection(arguments))
         failed += _report(path, results, report, asked)
     return 1 if failed else 0
 
@@ -182,9 +191,7 @@ def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, 
                     results[name] = error
             data = path.read_bytes()
             try:
-                report = write_results(
-                    _folder(arguments, path), path.name, data, arguments.face, results, arguments.url
-                )
+                report = write_results(_folder(arguments, path), path.name, data, results, read_connection(arguments))
             except ExplainError as error:
                 print(f"{path}: {error}", file=sys.stderr)
                 failed += 1

@@ -1,4 +1,4 @@
-"""``veridict jobs``: the state of a job, the dead letters, and queueing them again."""
+"""``veridict jobs``: shows the state of a job and the dead-letter stream, and queues dead jobs again."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     status = actions.add_parser("status", help="print a job's state as JSON")
     status.add_argument("job", help="job id")
-    actions.add_parser("queue", help="print how many jobs wait, run and are dead")
+    actions.add_parser("queue", help="print how many jobs are waiting, running and dead")
     actions.add_parser("dead", help="list the dead-letter stream")
     requeue = actions.add_parser("requeue", help="queue dead jobs again")
-    requeue.add_argument("jobs", nargs="*", help="job ids, or entries as veridict jobs dead prints them")
-    requeue.add_argument("--all", action="store_true", help="every dead job")
+    requeue.add_argument("jobs", nargs="*", help="job ids, or entry ids from veridict jobs dead")
+    requeue.add_argument("--all", action="store_true", help="queue every dead job again")
     for action in (status, requeue, *(actions.choices[name] for name in ("queue", "dead"))):
         add_queue_arguments(action)
 
@@ -66,7 +66,7 @@ def _requeue(arguments: argparse.Namespace, client: object) -> int:
 
     assert isinstance(client, ExplanationClient)
     if bool(arguments.jobs) == arguments.all:
-        print("veridict jobs requeue: name jobs, or say --all", file=sys.stderr)
+        print("veridict jobs requeue: give job ids or --all", file=sys.stderr)
         return 2
     letters = client.queue.dead_letters()
     chosen = [x for x in letters if arguments.all or x.entry in arguments.jobs or x.job in arguments.jobs]

@@ -1,69 +1,82 @@
-"""``veridict worker``: explains queued jobs until it is stopped."""
+"""``veridict worker``: computes queued explanations until it is stopped."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
-import signal
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
+from veridict.client.connection import add_connection_arguments, read_connection
 from veridict.deploy.serving.scheduling import yield_cores
 
 from ..errors import ExplainError
-from .gate import SHARE, Gate, Pace, VerdictCounter
+from .duty_cycle import SHARE, DutyCycle, DutyCycleLimiter, VerdictCounter
 from .settings import QueueSettings
+from .stop_signals import stop_on_signals
 
 
 def add_queue_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which queue and store are meant."""
+    """Add the options that select the queue and the store."""
     parser.add_argument("--redis", default="", help="Redis URL (default: $VERIDICT_REDIS_URL, else the embedded Redis)")
-    parser.add_argument("--store", default="", help="folder or URL such as s3://bucket/prefix (default: in the state)")
-    parser.add_argument("--state", type=Path, help="folder of the embedded Redis and the default store")
+    parser.add_argument("--store", default="", help="folder or URL such as s3://bucket/prefix (default: in --state)")
+    parser.add_argument("--state", type=Path, help="folder of the embedded Redis and of the default store")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        help="the model repository that the server serves: its networks are explained (default: $VERIDICT_REPOSITORY, "
+        "else the bundled one)",
+    )
 
 
 def queue_settings(arguments: argparse.Namespace) -> QueueSettings:
-    """Return the environment's settings with the command line's on top."""
+    """Return the settings of the environment, replaced by those given on the command line."""
     settings = QueueSettings.from_environment()
-    given = {"redis_url": arguments.redis, "store_url": arguments.store, "state": arguments.state}
+    given = {
+        "redis_url": arguments.redis,
+        "store_url": arguments.store,
+        "state": arguments.state,
+        "repository": arguments.repository,
+    }
     return replace(settings, **{name: value for name, value in given.items() if value})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    url = os.environ.get("VERIDICT_URL", "127.0.0.1:8001")
-    parser.add_argument("--url", default=url, help="gRPC host:port of the server whose face_cnn SHAP and LIME call")
+    add_connection_arguments(parser, "server that scores for SHAP and LIME")
     add_queue_arguments(parser)
     parser.add_argument(
-        "--lease", type=float, default=QueueSettings.lease, help="seconds before a dead worker's job is taken"
+        "--lease",
+        type=float,
+        default=QueueSettings.lease,
+        help="seconds after which another worker takes the job of a dead worker",
     )
     parser.add_argument(
-        "--backoff", type=float, default=QueueSettings.backoff, help="seconds before the second delivery"
+        "--backoff", type=float, default=QueueSettings.backoff, help="seconds before the second try of a job"
     )
     parser.add_argument("--grace", type=float, default=20.0, help="seconds a job may still run after SIGTERM")
     parser.add_argument("--batch", type=int, default=8, help="crops per request to the server (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument(
-        "--nice", type=int, help="niceness to add (default: run only on cores that nothing else wants; 0 competes)"
+        "--nice", type=int, help="niceness to add; 0 for normal priority (default: run only on idle cores)"
     )
     parser.add_argument(
         "--share",
         type=float,
         default=SHARE,
-        help="share of the time that a job computes while the server at --url gives verdicts; the rest it waits, which "
-        "is not charged to its budget; 1 never waits (default: %(default)s)",
+        help="share of the time for which a job computes while the server at --url gives verdicts; the pauses do not "
+        "count as the job's seconds; 1 never pauses (default: %(default)s)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address of metrics and health (default: %(default)s)")
     parser.add_argument("--port", type=int, default=9464, help="port of metrics and health; 0 picks a free one")
 
 
 def _check(arguments: argparse.Namespace) -> str:
-    """Return what is wrong with the numbers of the command line, or an empty string."""
+    """Return which number of the command line is out of range, or an empty string."""
     ranges = {
         "batch": (1, 64),
         "threads": (1, 1024),
@@ -84,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     if wrong := _check(arguments):
         print(f"veridict worker: {wrong}", file=sys.stderr)
         return 2
-    # One thread per pool unless the operator says otherwise: oversubscribed cores would slow verdicts down.
+    # As many threads per library as --threads, unless the environment says otherwise: more would slow verdicts down.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
     try:
@@ -100,9 +113,11 @@ def run(arguments: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     set_threads(arguments.threads)
     embedded: EmbeddedRedis | None = None
-    # Its thread starts before the priority falls and keeps its own: clients wait for the Redis that it starts.
+    # This thread starts before the worker lowers its priority, so the Redis that it starts keeps the normal priority:
+    # clients wait for that Redis.
     starter = ThreadPoolExecutor(1)
     try:
+        server = read_connection(arguments)
         settings = replace(queue_settings(arguments), lease=arguments.lease, backoff=arguments.backoff)
         if not settings.redis_url:
             embedded = EmbeddedRedis(settings.state / "redis")
@@ -110,15 +125,16 @@ def run(arguments: argparse.Namespace) -> int:
         consumer = f"worker-{uuid.uuid4().hex[:12]}"
         queue = JobQueue(settings, embedded.url if embedded else settings.redis_url, consumer)
         metrics = Metrics(queue)
-        gate = Gate(Pace(arguments.share), VerdictCounter(arguments.url), note=metrics.waiting.inc)
+        duty_cycle = DutyCycle(arguments.share)
+        limiter = DutyCycleLimiter(duty_cycle, VerdictCounter(server), on_pause=metrics.paused_seconds.inc)
         worker = Worker(
             queue,
             Store(settings.store),
-            Models(url=arguments.url, batch=arguments.batch),
+            Models(server=server, repository=settings.repository, batch=arguments.batch),
             metrics,
-            gate=gate if arguments.share < 1 else None,
+            limiter=limiter if arguments.share < 1 else None,
             grace=arguments.grace,
-            revive=(lambda: starter.submit(embedded.ensure).result()) if embedded else lambda: None,
+            restart_redis=(lambda: starter.submit(embedded.ensure).result()) if embedded else lambda: None,
         )
         status = StatusServer(
             arguments.host, arguments.port, metrics, {"live": worker.check_live, "ready": worker.check_ready}
@@ -129,25 +145,21 @@ def run(arguments: argparse.Namespace) -> int:
             embedded.stop()
         return 1
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        worker.stop()
-
-    if arguments.nice is None:
-        yield_cores()
-    else:
-        os.nice(arguments.nice)
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)
-    if arguments.share < 1:
-        gate.start()
-    try:
-        worker.run()
-    finally:
-        gate.stop()
-        status.stop()
-        queue.close()
-        if embedded is not None:
-            embedded.stop()
-    print("stopped", file=sys.stderr)
+    with stop_on_signals(worker.stop):
+        if arguments.nice is None:
+            yield_cores()
+        else:
+            os.nice(arguments.nice)
+        print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)
+        if arguments.share < 1:
+            limiter.start()
+        try:
+            worker.run()
+        finally:
+            limiter.stop()
+            status.stop()
+            queue.close()
+            if embedded is not None:
+                embedded.stop()
+        print("stopped", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""Clients of the explanation queue, blocking and asyncio. They need Redis and the store, no torch and no OpenCV."""
+"""Clients of the explanation queue, blocking and asyncio. They need Redis and the store, but no torch and no OpenCV."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from opentelemetry import propagate
 from ..attribution import Attribution, Budget
 from ..errors import ExplainError
 from ..methods import get_method, get_methods
-from .embedded_redis import answers, socket_url
+from ..retry import poll_intervals
+from .embedded_redis import is_running, socket_url
 from .job import Job, JobStatus, Priority
 from .queue import JobQueue
 from .settings import QueueSettings
 from .store import Store, image_of
 
-#: Encoded bytes, the path of an image file, or the sha256 (64 hexadecimal digits) of an image stored before.
+#: Encoded bytes, the path of an image file, or the sha256 (64 hexadecimal digits) of an image that is stored already.
 Image = bytes | str | os.PathLike[str]
-_POLL = (0.05, 1.0)
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was submitted: the image's sha256 and a job id per method."""
+    """The result of a submission: the sha256 of the image and one job id per method."""
 
     sha256: str
     jobs: dict[str, str]
 
 
 def redis_url(settings: QueueSettings) -> str:
-    """Return the configured URL, or that of the embedded Redis a worker runs in the state folder.
+    """Return the configured URL, or the URL of the embedded Redis that a worker runs in the state folder.
 
     Raises:
-        ExplainError: ``explain.queue`` when there is neither.
+        ExplainError: ``explain.queue`` when no URL is configured and no embedded Redis runs.
     """
     if settings.redis_url:
         return settings.redis_url
     folder = settings.state / "redis"
-    if not answers(folder):
-        raise ExplainError("explain.queue", "start a worker first: veridict worker; or set VERIDICT_REDIS_URL")
+    if not is_running(folder):
+        raise ExplainError("explain.queue", "start a worker first (veridict worker), or set VERIDICT_REDIS_URL")
     return socket_url(folder)
 
 
 class ExplanationClient:
-    """Submits explanation jobs and reads their results; a context manager, safe to share between threads.
+    """Submits explanation jobs and reads their results. A context manager; threads may share it.
 
     >>> with ExplanationClient() as client:  # doctest: +SKIP
     ...     jobs = client.submit("photo.jpg", ["saliency", "ela"]).jobs
@@ -68,18 +68,18 @@ class ExplanationClient:
         methods: Iterable[str],
         *,
         priority: Priority = "live",
-        face: int = 0,
+        face: int | None = None,
         budget: Budget | None = None,
         trace_context: Mapping[str, str] | None = None,
     ) -> Submission:
-        """Store the image and queue one job per method; once this returns, the jobs survive a restart.
+        """Store the image and queue one job per method. When this returns, the jobs survive a restart.
 
-        The same image, method, model version, face and budget are the same job: it is not computed twice.
-        ``trace_context`` defaults to the current OpenTelemetry span's.
+        The same image, method, model version, face and budget make the same job: it is not computed again.
+        ``trace_context`` defaults to the context of the current OpenTelemetry span.
 
         Raises:
             ExplainError: ``explain.unknown_method``, ``explain.bad_request``, ``explain.unknown_image``,
-                ``explain.store`` or ``explain.queue``; jobs of this call that were queued before stay queued.
+                ``explain.store`` or ``explain.queue``. Jobs that this call queued before the error stay queued.
         """
         chosen = get_methods(methods)
         versions = self._versions()
@@ -87,21 +87,25 @@ class ExplanationClient:
         if trace_context is None:
             propagate.inject(trace)
         probe = "0" * 64
-        for method in chosen:  # a bad request is refused before anything is stored
+        for method in chosen:  # refuse a bad request before anything is stored
             Job.create(probe, method.name, versions[method.model], priority, face, budget)
         sha256 = self._store_image(image)
         jobs = {}
         for method in chosen:
             job = Job.create(sha256, method.name, versions[method.model], priority, face, budget, trace)
-            if self.store.state(job.id) is None:  # Redis forgets finished jobs, the store does not
+            if self.store.state(job.id) is None:  # Redis forgets finished jobs, the store keeps them
                 self.queue.submit(job)
             jobs[method.name] = job.id
         return Submission(sha256, jobs)
 
     def _versions(self) -> dict[str, str]:
+        """Return the versions that the workers registered; before the first worker, those of the own repository."""
+        registered = self.queue.model_versions()
+        if registered:
+            return registered
         from ..models import model_versions
 
-        return {**model_versions(), **self.queue.model_versions()}
+        return model_versions(self.settings.repository)
 
     def _store_image(self, image: Image) -> str:
         if isinstance(image, str) and len(image) == 64 and all(c in "0123456789abcdef" for c in image):
@@ -122,7 +126,7 @@ class ExplanationClient:
         return self.store.put_image(bytes(image))
 
     def status(self, job: str) -> JobStatus:
-        """Return a job's state.
+        """Return the state of a job.
 
         Raises:
             ExplainError: ``explain.unknown_job``.
@@ -138,7 +142,7 @@ class ExplanationClient:
         return JobStatus(job, "done" if stored == "done" else "failed", get_method(method).name, "")
 
     def fetch(self, job: str) -> Attribution:
-        """Return a finished job's explanation.
+        """Return the explanation of a finished job.
 
         Raises:
             ExplainError: ``explain.not_ready``, ``explain.dead``, ``explain.unknown_job``, or the stored error.
@@ -151,23 +155,23 @@ class ExplanationClient:
         return self.store.get_result(job)
 
     def figure(self, job: str) -> bytes:
-        """Return a finished job's picture (PNG), or raise as :meth:`fetch`."""
+        """Return the figure (PNG) of a finished job; errors as in :meth:`fetch`."""
         self.fetch(job)
         return self.store.get_figure(job)
 
     def wait(self, job: str, timeout: float = 120.0) -> Attribution:
-        """Return the explanation as soon as it is there.
+        """Return the explanation as soon as the job is finished.
 
         Raises:
-            ExplainError: ``explain.timeout``, else as :meth:`fetch`.
+            ExplainError: ``explain.timeout``, otherwise as in :meth:`fetch`.
         """
         ends = time.monotonic() + timeout
-        pause = _POLL[0]
+        intervals = poll_intervals()
         while not self.status(job).finished:
-            if time.monotonic() + pause > ends:
+            interval = next(intervals)
+            if time.monotonic() + interval > ends:
                 raise ExplainError("explain.timeout", job)
-            time.sleep(pause)
-            pause = min(pause * 1.5, _POLL[1])
+            time.sleep(interval)
         return self.fetch(job)
 
     def close(self) -> None:
@@ -186,7 +190,7 @@ class ExplanationClient:
 
 
 class AsyncExplanationClient:
-    """The asyncio twin of :class:`ExplanationClient`: Redis and the store are talked to in threads.
+    """The asyncio form of :class:`ExplanationClient`; calls to Redis and the store run in threads.
 
     >>> async with AsyncExplanationClient() as client:  # doctest: +SKIP
     ...     result = await client.wait((await client.submit(data, ["shap"])).jobs["shap"])
@@ -202,34 +206,33 @@ class AsyncExplanationClient:
         methods: Iterable[str],
         *,
         priority: Priority = "live",
-        face: int = 0,
+        face: int | None = None,
         budget: Budget | None = None,
         trace_context: Mapping[str, str] | None = None,
     ) -> Submission:
-        """Queue jobs; as :meth:`ExplanationClient.submit`."""
+        """Queue jobs; see :meth:`ExplanationClient.submit`."""
         options = {"priority": priority, "face": face, "budget": budget, "trace_context": trace_context}
         return await asyncio.to_thread(self._client.submit, image, list(methods), **options)  # type: ignore[arg-type]
 
     async def status(self, job: str) -> JobStatus:
-        """Return a job's state; as :meth:`ExplanationClient.status`."""
+        """Return the state of a job; see :meth:`ExplanationClient.status`."""
         return await asyncio.to_thread(self._client.status, job)
 
     async def fetch(self, job: str) -> Attribution:
-        """Return a finished explanation; as :meth:`ExplanationClient.fetch`."""
+        """Return the explanation of a finished job; see :meth:`ExplanationClient.fetch`."""
         return await asyncio.to_thread(self._client.fetch, job)
 
     async def figure(self, job: str) -> bytes:
-        """Return a finished job's picture (PNG); as :meth:`ExplanationClient.figure`."""
+        """Return the figure (PNG) of a finished job; see :meth:`ExplanationClient.figure`."""
         return await asyncio.to_thread(self._client.figure, job)
 
     async def wait(self, job: str, timeout: float = 120.0) -> Attribution:
-        """Return the explanation as soon as it is there; as :meth:`ExplanationClient.wait`."""
-        pause = _POLL[0]
+        """Return the explanation as soon as the job is finished; see :meth:`ExplanationClient.wait`."""
+        intervals = poll_intervals()
         try:
             async with asyncio.timeout(timeout):
                 while not (await self.status(job)).finished:
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 1.5, _POLL[1])
+                    await asyncio.sleep(next(intervals))
         except TimeoutError as error:
             raise ExplainError("explain.timeout", job) from error
         return await self.fetch(job)

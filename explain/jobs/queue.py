@@ -1,9 +1,13 @@
-"""The job queue on Redis Streams: submit, take, renew, finish, return, bury, requeue.
+"""The job queue on Redis Streams: submit, take, renew, finish, release, dead-letter, requeue.
 
-Why not taskiq's ``RedisStreamBroker``: read in 1.2.4 with taskiq 0.13, it acknowledges a message whose task raised or
-whose result could not be saved, has neither a delivery limit nor a dead-letter stream, reclaims by idle time without a
-sign of life from long tasks (so they run twice), reads its streams without priority, and creates its group at the end
-of the stream, so that what was queued before the first worker is skipped. Each would break a promise made here.
+Why not ``RedisStreamBroker`` of taskiq-redis (read in 1.2.4, with taskiq 0.13)? Each of these points breaks a guarantee
+of this queue:
+
+- It acknowledges a message when the task raised or the result could not be saved.
+- It has no delivery limit and no dead-letter stream.
+- It reclaims messages by idle time, and long tasks do not renew theirs, so they run twice.
+- It reads its streams without priority.
+- It creates its consumer group at the end of the stream, so jobs queued before the first worker are skipped.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from .streams import GROUP, Delivery, Stream, connect
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One entry of the dead-letter stream: the job that failed on every delivery, and how it failed last."""
+    """One entry of the dead-letter stream: a job that failed on every delivery, and its last failure."""
 
     entry: str
     job: str
@@ -37,7 +41,7 @@ class DeadLetter:
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Turn Redis's errors into ``explain.queue``."""
+    """Raise errors of Redis as ``explain.queue``."""
     try:
         yield
     except redis.RedisError as error:
@@ -45,12 +49,13 @@ def redis_errors() -> Iterator[None]:
 
 
 class JobQueue:
-    """Both streams, the dead letters and a hash per job under one key prefix (one hash slot on a Redis cluster)."""
+    """Two streams, the dead letters and a hash per job, under one key prefix (one hash slot on a Redis cluster)."""
 
     def __init__(self, settings: QueueSettings, url: str, consumer: str = "") -> None:
         """Connect to ``url``; nothing is sent yet. Only workers have a ``consumer`` name.
 
-        A client waits for a Redis that restarts; a worker's loop does so itself, and may have to start it.
+        A client retries for about ten seconds, while Redis restarts. A worker retries less: its main loop waits for
+        Redis, and starts the embedded one again.
         """
         self.settings, self.consumer = settings, consumer
         self.client: Any = connect(url, 4) if consumer else connect(url)
@@ -60,8 +65,8 @@ class JobQueue:
             p: Stream(self.client, f"{prefix}:jobs:{p}", consumer, settings.lease) for p in PRIORITIES
         }
         self.by_name = {stream.name: stream for stream in self.streams.values()}
-        texts = (scripts.SUBMIT, scripts.START, scripts.FINISH, scripts.RELEASE, scripts.BURY, scripts.REQUEUE)
-        self._submit, self._start, self._finish, self._release, self._bury, self._requeue = (
+        texts = (scripts.SUBMIT, scripts.START, scripts.FINISH, scripts.RELEASE, scripts.DEAD_LETTER, scripts.REQUEUE)
+        self._submit, self._start, self._finish, self._release, self._dead_letter, self._requeue = (
             self.client.register_script(text) for text in texts
         )
 
@@ -73,17 +78,17 @@ class JobQueue:
         """Close the connections."""
         self.client.close()
 
-    # what clients do
+    # called by clients
 
     def submit(self, job: Job) -> str:
-        """Queue a job; a job that is already known is not queued again. Return its earlier state, or ``new``."""
+        """Queue a job unless it is known already; return the state it had before, or ``new``."""
         fields = [text for pair in job.to_fields().items() for text in pair]
         keys = [self.key(job.id), self.streams["live"].name, self.streams["batch"].name]
         with redis_errors():
             return str(self._submit(keys=keys, args=[job.id, job.priority, time.time(), *fields]))
 
     def status(self, job: str) -> JobStatus | None:
-        """Return what Redis knows of a job, or None."""
+        """Return the state of a job in Redis, or None when Redis does not know it."""
         with redis_errors():
             found = self.client.hgetall(self.key(job))
         if not found:
@@ -100,7 +105,7 @@ class JobQueue:
         )
 
     def model_versions(self) -> dict[str, str]:
-        """Return the versions the workers last announced, by model; empty before the first worker."""
+        """Return the versions that the workers last registered, by model; empty before the first worker."""
         with redis_errors():
             return dict(self.client.hgetall(self.models_key))
 
@@ -113,21 +118,21 @@ class JobQueue:
         ]
 
     def requeue(self, letter: DeadLetter) -> bool:
-        """Queue a dead job again with fresh deliveries; False when somebody else did."""
+        """Queue a dead job again, its deliveries counted from 0; False when it was already queued again."""
         keys = [self.key(letter.job), self.streams["live"].name, self.streams["batch"].name, self.dead_key]
         with redis_errors():
             return bool(self._requeue(keys=keys, args=[letter.entry, letter.job]))
 
-    # what workers do; they handle Redis's own errors in one place, their loop
+    # called by workers, which handle errors of Redis in one place: their main loop
 
-    def prepare(self, versions: dict[str, str]) -> None:
-        """Create streams and groups where they are missing, and announce this worker's model versions."""
+    def register_worker(self, versions: dict[str, str]) -> None:
+        """Create missing streams and consumer groups, and publish the model versions of this worker."""
         for stream in self.streams.values():
             stream.create()
         self.client.hset(self.models_key, mapping=versions)
 
     def take(self) -> Delivery | None:
-        """Return a job to work on: live before batch, and within each what a dead worker left before what is new."""
+        """Return the next delivery: live before batch jobs, and in each stream jobs of dead workers before new ones."""
         for stream in self.streams.values():
             delivery = stream.reclaim() or stream.read()
             if delivery is not None:
@@ -135,7 +140,7 @@ class JobQueue:
         return None
 
     def start(self, delivery: Delivery) -> Job | None:
-        """Return the job of a delivery, marked running; None when the entry is stale (it is dropped).
+        """Mark the job of a delivery as running and return it; drop a stale entry and return None.
 
         Raises:
             ExplainError: ``explain.bad_request`` for a damaged job.
@@ -148,7 +153,7 @@ class JobQueue:
         return Job.from_fields(job, self.client.hgetall(self.key(job)))
 
     def finish(self, delivery: Delivery, error: ExplainError | None = None, seconds: float = 0.0) -> bool:
-        """Mark a job whose answer is stored as done or failed and acknowledge it; False when it already was."""
+        """Mark a job as done or failed and acknowledge it, after its result is stored; False when it already was."""
         job = delivery.fields["job"]
         fields = ["state", "failed" if error else "done", "deliveries", delivery.count, "seconds", f"{seconds:.3f}"]
         if error is not None:
@@ -158,7 +163,7 @@ class JobQueue:
         return bool(self._finish(keys=keys, args=args))
 
     def release(self, delivery: Delivery, error: ExplainError | None, delay: float, *, uncounted: bool = False) -> None:
-        """Give a job back for another delivery after ``delay`` seconds; ``uncounted`` as if never delivered."""
+        """Return a job for another delivery after ``delay`` seconds; ``uncounted`` ignores this delivery."""
         fields = ["state", "queued"]
         if error is not None:
             fields += ["code", error.code, "message", error.message]
@@ -167,13 +172,13 @@ class JobQueue:
         idle = max(0, int((self.settings.lease - delay) * 1000)) + 1
         self._release(keys=keys, args=[GROUP, self.consumer, delivery.id, idle, count, *fields])
 
-    def bury(self, delivery: Delivery, error: ExplainError) -> bool:
-        """Move a job to the dead-letter stream; False when it was finished or buried already."""
+    def dead_letter(self, delivery: Delivery, error: ExplainError) -> bool:
+        """Move a job to the dead-letter stream; False when it was finished or moved already."""
         job = delivery.fields.get("job", "")
         keys = [self.key(job), delivery.stream, self.dead_key, self.events_key]
         args = [GROUP, delivery.id, job, error.code, error.message, delivery.count, time.time(), self._announce]
         args.append(self.consumer)
-        return bool(self._bury(keys=keys, args=args))
+        return bool(self._dead_letter(keys=keys, args=args))
 
     @property
     def _announce(self) -> int:

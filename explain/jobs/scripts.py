@@ -1,11 +1,11 @@
-"""The queue's state changes as Lua scripts: each is atomic in Redis and harmless when it is sent twice.
+"""The state changes of the queue as Lua scripts. Each is atomic in Redis and may be sent twice without harm.
 
-A job's hash names the stream entry that stands for it (``entry`` = stream name and id). An entry that its job no longer
-names is stale and is dropped by whoever receives it, so a job never has two live entries.
+The hash of a job names the job's stream entry (``entry`` = stream name and id). An entry that its job does not name is
+stale: the worker that receives it drops it. So a job never has two valid entries.
 """
 
 # KEYS: job, live stream, batch stream. ARGV: job id, priority, time, then the hash's fields.
-# Answers the state the job had, or 'new'.
+# Returns the state the job had, or 'new'.
 SUBMIT = """
 local state = redis.call('HGET', KEYS[1], 'state')
 local target = ARGV[2] == 'live' and KEYS[2] or KEYS[3]
@@ -22,7 +22,7 @@ redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', target .. ' ' .. entry, 
 return 'new'
 """
 
-# KEYS: job. ARGV: entry, delivery count, time. Answers 'run', 'stale' or 'finished'.
+# KEYS: job. ARGV: entry, delivery count, time. Returns 'run', 'stale' or 'finished'.
 START = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or redis.call('HGET', KEYS[1], 'entry') ~= ARGV[1] then return 'stale' end
@@ -32,7 +32,7 @@ return 'run'
 """
 
 # KEYS: job, stream, completions stream. ARGV: group, id, job id, keep seconds, 1 to announce, then the hash's fields.
-# Answers 1 for the one call that finished the job.
+# Returns 1 for the one call that finished the job.
 FINISH = """
 redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[2], ARGV[2])
@@ -44,7 +44,7 @@ if ARGV[5] == '1' then redis.call('XADD', KEYS[3], '*', 'job', ARGV[3]) end
 return 1
 """
 
-# Only the owner may return or bury an entry: after a long pause it may already be another worker's.
+# Only the owner may release or dead-letter an entry: after a long pause, another worker may own it.
 # KEYS: job, stream. ARGV: group, consumer, id, idle in ms, delivery count, then the hash's fields.
 RELEASE = """
 local held = redis.call('XPENDING', KEYS[2], ARGV[1], ARGV[3], ARGV[3], 1)
@@ -55,8 +55,8 @@ return 1
 """
 
 # KEYS: job, stream, dead-letter stream, completions stream. ARGV: group, id, job id, code, message, deliveries, time,
-# 1 to announce, consumer. Answers 1 for the one call that buried the job.
-BURY = """
+# 1 to announce, consumer. Returns 1 for the one call that moved the job.
+DEAD_LETTER = """
 local held = redis.call('XPENDING', KEYS[2], ARGV[1], ARGV[2], ARGV[2], 1)
 if #held == 0 or held[1][2] ~= ARGV[9] then return 0 end
 redis.call('XACK', KEYS[2], ARGV[1], ARGV[2])

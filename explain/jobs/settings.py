@@ -1,4 +1,4 @@
-"""Where the queue and the store are and how patient the workers are; the one place that reads the environment."""
+"""Settings of the queue, the store and the webhook. Only this module reads them from the environment."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ExplainError
+from .webhook_signature import parse_secrets
 
 
 def _default_state() -> Path:
@@ -17,7 +18,12 @@ def _default_state() -> Path:
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where completions are posted and the secret they are signed with; from configuration, never from a job."""
+    """Where completions are sent and how they are signed; from configuration, never from a job.
+
+    ``secret``: ``whsec_`` + base64 of 24 to 64 random bytes. Two secrets separated by a space give two signatures, so
+    that a receiver can change from one to the other. ``timeout``: seconds per attempt. ``attempts``: how often a
+    completion is sent at most. ``backoff``: seconds before the second attempt, doubled for each further one.
+    """
 
     url: str
     secret: str = field(repr=False)
@@ -26,11 +32,13 @@ class Webhook:
     backoff: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what could leak completions or leave them unsigned."""
+        """Refuse an unencrypted URL and a malformed secret."""
         if not self.url.startswith(("https://", "http://127.0.0.1", "http://localhost", "http://[::1]")):
-            raise ExplainError("explain.bad_request", "a webhook URL is https:// (http:// only on loopback)")
-        if len(self.secret) < 16:
-            raise ExplainError("explain.bad_request", "the webhook secret needs at least 16 characters")
+            raise ExplainError("explain.bad_request", "a webhook URL starts with https:// (http:// only for loopback)")
+        try:
+            parse_secrets(self.secret)
+        except ValueError as error:
+            raise ExplainError("explain.bad_request", str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,10 @@ class QueueSettings:
     """One queue and its store.
 
     ``redis_url``: empty means the embedded Redis in ``state``. ``store_url``: an fsspec URL or a folder; empty means
-    ``state``/store. ``lease``: seconds without a sign of life after which another worker takes a job. ``deliveries``:
-    how often a job is tried. ``backoff``: seconds before the second try, doubled for the third. ``keep``: seconds for
-    which Redis remembers a finished job (its result stays in the store).
+    ``state``/store. ``lease``: seconds after which another worker takes a job whose lease was not renewed.
+    ``deliveries``: how often a job is tried at most. ``backoff``: seconds before the second try, doubled for each
+    further one. ``keep``: seconds for which Redis remembers a finished job (its result stays in the store).
+    ``repository``: the model repository whose networks are explained; None means the bundled one.
     """
 
     redis_url: str = ""
@@ -52,12 +61,13 @@ class QueueSettings:
     backoff: float = 2.0
     keep: float = 7 * 86400.0
     webhook: Webhook | None = None
+    repository: Path | None = None
 
     def __post_init__(self) -> None:
         """Check ranges; raise ExplainError naming the setting."""
         if self.lease < 0.5 or self.deliveries < 1 or self.backoff < 0 or self.keep < 1:
             raise ExplainError(
-                "explain.bad_request", "lease at least 0.5 s, deliveries 1, backoff 0, keep 1 s are needed"
+                "explain.bad_request", "the least values are: lease 0.5 s, deliveries 1, backoff 0 s, keep 1 s"
             )
 
     @property
@@ -67,10 +77,10 @@ class QueueSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> QueueSettings:
-        """Return the settings of the environment.
+        """Return the settings from the environment variables.
 
-        ``VERIDICT_REDIS_URL``, ``VERIDICT_STORE_URL``, ``VERIDICT_STATE``, ``VERIDICT_WEBHOOK_URL`` and
-        ``VERIDICT_WEBHOOK_SECRET``.
+        They are ``VERIDICT_REDIS_URL``, ``VERIDICT_STORE_URL``, ``VERIDICT_STATE``, ``VERIDICT_WEBHOOK_URL``,
+        ``VERIDICT_WEBHOOK_SECRET`` and ``VERIDICT_REPOSITORY``.
         """
         env = os.environ if environment is None else environment
         url = env.get("VERIDICT_WEBHOOK_URL", "")
@@ -79,4 +89,5 @@ class QueueSettings:
             store_url=env.get("VERIDICT_STORE_URL", ""),
             state=Path(env["VERIDICT_STATE"]) if env.get("VERIDICT_STATE") else _default_state(),
             webhook=Webhook(url, env.get("VERIDICT_WEBHOOK_SECRET", "")) if url else None,
+            repository=Path(env["VERIDICT_REPOSITORY"]) if env.get("VERIDICT_REPOSITORY") else None,
         )

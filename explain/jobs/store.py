@@ -1,9 +1,9 @@
-"""Images and results in a folder or an object store, through fsspec.
+"""Stores images and results in a folder or an object store, through fsspec.
 
 images/<sha256>                            the submitted file
 results/<sha256>/<job>/values.npz          the float32 map
 results/<sha256>/<job>/figure.png          overlay, colour bar and legend
-results/<sha256>/<job>/result.json         everything else; written last, so its presence means "stored"
+results/<sha256>/<job>/result.json         everything else; written last, so a result that has it is complete
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _SHA = re.compile(r"[0-9a-f]{64}")
 
 
 def image_of(job: str) -> str:
-    """Return the sha256 of the image of a job id.
+    """Return the sha256 of the image in a job id.
 
     Raises:
-        ExplainError: ``explain.unknown_job`` for a text that is no job id (it becomes part of a path).
+        ExplainError: ``explain.unknown_job`` when ``job`` is not a job id (a job id becomes part of a path).
     """
     found = _JOB.fullmatch(job)
     if found is None or ".." in job:
@@ -41,10 +41,10 @@ def image_of(job: str) -> str:
 
 
 class Store:
-    """Keeps images and results under one URL; safe to share between threads. Every failure is ``explain.store``."""
+    """Keeps images and results under one URL; threads may share it. Storage failures are ``explain.store``."""
 
     def __init__(self, url: str) -> None:
-        """Take a folder or any URL fsspec knows (``s3://bucket/prefix``); options come from the environment."""
+        """Take a folder or a URL of fsspec (``s3://bucket/prefix``); fsspec reads its options from the environment."""
         try:
             self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
@@ -53,7 +53,7 @@ class Store:
         self._local = "file" in self._fs.protocol
 
     def put_image(self, data: bytes) -> str:
-        """Store an encoded image once and return its sha256."""
+        """Store an encoded image unless it is stored already; return its sha256."""
         sha = hashlib.sha256(data).hexdigest()
         if not self._exists(f"images/{sha}"):
             self._write(f"images/{sha}", data)
@@ -63,7 +63,7 @@ class Store:
         """Return a stored image.
 
         Raises:
-            ExplainError: ``explain.unknown_image``, or ``explain.store`` (also for bytes that are not what they were).
+            ExplainError: ``explain.unknown_image``, or ``explain.store`` (also when the bytes do not match the sha256).
         """
         if not _SHA.fullmatch(sha256):
             raise ExplainError("explain.unknown_image", sha256[:80])
@@ -75,7 +75,7 @@ class Store:
         return data
 
     def put_result(self, job: str, result: Attribution, figure: bytes) -> None:
-        """Store a finished explanation; once this returns, it is there."""
+        """Store a finished explanation; when this returns, it is on the disk or in the object store."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, values=result.values)
         folder = self._folder(job)
@@ -84,11 +84,11 @@ class Store:
         self._write_document(job, {"state": "done", **result.document()})
 
     def put_failure(self, job: str, error: ExplainError) -> None:
-        """Store the answer that there is no explanation, and why."""
+        """Store the final error of a job that has no explanation."""
         self._write_document(job, {"state": "failed", "code": error.code, "message": error.message})
 
     def state(self, job: str) -> str | None:
-        """Return ``done`` or ``failed`` for a stored job, None for one without a result."""
+        """Return ``done`` or ``failed`` for a stored job, None for a job without a stored result."""
         document = self._document(job)
         return None if document is None else str(document["state"])
 
@@ -96,7 +96,7 @@ class Store:
         """Return a stored explanation.
 
         Raises:
-            ExplainError: ``explain.not_ready`` where there is none; the stored error of a job that failed.
+            ExplainError: ``explain.not_ready`` when nothing is stored; the stored error when the job failed.
         """
         document = self._document(job)
         if document is None:
@@ -113,17 +113,17 @@ class Store:
             return Attribution.from_document(document, arrays["values"])
 
     def get_figure(self, job: str) -> bytes:
-        """Return the PNG of a stored explanation, or raise ``explain.not_ready``."""
+        """Return the figure (PNG) of a stored explanation, or raise ``explain.not_ready``."""
         data = self._read(f"{self._folder(job)}/figure.png")
         if data is None:
             raise ExplainError("explain.not_ready", job)
         return data
 
     def check(self) -> None:
-        """Write and read back a small object; raise ``explain.store`` when that fails."""
+        """Write a small object and read it back; raise ``explain.store`` when that fails."""
         self._write("health", b"ok")
         if self._read("health") != b"ok":
-            raise ExplainError("explain.store", "what was written does not read back")
+            raise ExplainError("explain.store", "a written object reads back different")
 
     @staticmethod
     def _folder(job: str) -> str:
@@ -135,7 +135,7 @@ class Store:
             return None
         document = json.loads(data)
         if document.get("schema") != SCHEMA:
-            raise ExplainError("explain.store", f"{job} holds no {SCHEMA} document")
+            raise ExplainError("explain.store", f"the document of {job} is not of schema {SCHEMA}")
         return dict(document)
 
     def _write_document(self, job: str, document: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ class Store:
     def _exists(self, name: str) -> bool:
         try:
             return bool(self._fs.exists(f"{self._root}/{name}"))
-        except Exception as error:  # object stores raise types of their own clients
+        except Exception as error:  # every object store has its own exception types
             raise _store_error(error) from error
 
     def _read(self, name: str) -> bytes | None:
@@ -161,13 +161,13 @@ class Store:
             if self._local:
                 _write_durably(Path(self._root) / name, data)
             else:
-                self._fs.pipe_file(f"{self._root}/{name}", data)  # one PUT: whole or not at all
+                self._fs.pipe_file(f"{self._root}/{name}", data)  # one PUT: stored completely or not at all
         except Exception as error:
             raise _store_error(error) from error
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, on the disk before this returns: the job is acknowledged right after."""
+    """Write a file completely or not at all, synced to disk: the caller acknowledges the job right afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

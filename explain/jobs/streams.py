@@ -1,8 +1,8 @@
-"""One Redis stream with one consumer group: deliveries that are owned, renewed, returned or acknowledged.
+"""One Redis stream with one consumer group: entries are delivered, renewed, released or acknowledged.
 
-Redis counts deliveries and idle time per entry. A worker renews the entries it holds; one that died stops doing so and
-XAUTOCLAIM gives its entries to another. Returning an entry early is the same thing sooner: its idle time is set so that
-it becomes claimable after the wanted delay. Needs Redis 6.2 or later.
+Redis counts the deliveries and the idle time of every entry. A worker renews its entries, which sets their idle time to
+0. A dead worker does not, so their idle time exceeds the lease, and XAUTOCLAIM gives them to another worker. To release
+an entry early, its idle time is set so that it exceeds the lease after the wanted delay. Needs Redis 6.2 or later.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..errors import ExplainError
 
 GROUP = "workers"
 
-# Only the owner may renew or return an entry: after a long pause it may already be another worker's.
+# Only the owner may renew or release an entry: after a long pause, another worker may own it.
 # KEYS: stream. ARGV: group, consumer, id, idle in ms.
-_HOLD = """
+_SET_IDLE = """
 local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if #held == 0 or held[1][2] ~= ARGV[2] then return 0 end
 redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4], 'JUSTID')
@@ -31,12 +31,12 @@ return 1
 
 
 def connect(url: str, retries: int = 12) -> Any:
-    """Return a Redis client (text, RESP2) that retries a lost connection; 12 times last about ten seconds.
+    """Return a Redis client (text, RESP2) that retries after a lost connection; 12 retries take about ten seconds.
 
-    Every command sent through it may be repeated: scripts check the state they change.
+    A retry may send a command twice, so scripts check the state that they change.
 
     Raises:
-        ExplainError: ``explain.queue`` for a text that is no Redis URL.
+        ExplainError: ``explain.queue`` when ``url`` is not a Redis URL.
     """
     try:
         return redis.Redis.from_url(
@@ -50,12 +50,12 @@ def connect(url: str, retries: int = 12) -> Any:
             retry_on_error=[RedisConnectionError, RedisTimeoutError],
         )
     except ValueError as error:
-        raise ExplainError("explain.queue", f"no Redis URL: {error}") from error
+        raise ExplainError("explain.queue", f"not a Redis URL: {error}") from error
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """One entry handed to one consumer: its stream, id, fields, and how often it has been handed out (from 1)."""
+    """One entry delivered to one consumer: its stream, id, fields, and how often it was delivered (from 1)."""
 
     stream: str
     id: str
@@ -64,16 +64,16 @@ class Delivery:
 
 
 class Stream:
-    """A stream as one consumer sees it."""
+    """One stream, used by one consumer."""
 
     def __init__(self, client: Any, name: str, consumer: str, lease: float) -> None:
         """Take a client of :func:`connect`, the stream's key, this consumer's name and the lease in seconds."""
         self.client, self.name, self.consumer, self.lease = client, name, consumer, lease
         self._cursor = "0-0"
-        self._hold = client.register_script(_HOLD)
+        self._set_idle = client.register_script(_SET_IDLE)
 
     def create(self) -> None:
-        """Create stream and group where they are missing; entries from before count as well."""
+        """Create the stream and the group if they are missing; the group starts at the first entry."""
         try:
             self.client.xgroup_create(self.name, GROUP, id="0", mkstream=True)
         except redis.ResponseError as error:
@@ -86,7 +86,7 @@ class Stream:
         return self._first(found[0][1], 1) if found else None
 
     def reclaim(self) -> Delivery | None:
-        """Return an entry whose holder gave no sign of life for a lease, or None; repeated calls walk the stream."""
+        """Return an entry that its owner did not renew for a lease, or None; repeated calls walk through the stream."""
         answer = self.client.xautoclaim(
             self.name, GROUP, self.consumer, int(self.lease * 1000), start_id=self._cursor, count=1
         )
@@ -105,28 +105,28 @@ class Stream:
         return None
 
     def renew(self, entry: str) -> bool:
-        """Say that the entry is being worked on; False when it is no longer ours."""
-        return bool(self._hold(keys=[self.name], args=[GROUP, self.consumer, entry, 0]))
+        """Renew the lease of an entry; False when this consumer does not own it any more."""
+        return bool(self._set_idle(keys=[self.name], args=[GROUP, self.consumer, entry, 0]))
 
     def release(self, delivery: Delivery, delay: float = 0.0) -> None:
-        """Give the entry back, claimable after ``delay`` seconds (at most a lease)."""
+        """Release the entry, so that any consumer can claim it after ``delay`` seconds (at most a lease)."""
         idle = max(0, int((self.lease - delay) * 1000)) + 1
-        self._hold(keys=[self.name], args=[GROUP, self.consumer, delivery.id, idle])
+        self._set_idle(keys=[self.name], args=[GROUP, self.consumer, delivery.id, idle])
 
     def acknowledge(self, entry: str) -> bool:
-        """Acknowledge and delete; False when somebody else did."""
+        """Acknowledge and delete the entry; False when it was acknowledged before."""
         with self.client.pipeline() as pipe:
             pipe.xack(self.name, GROUP, entry)
             pipe.xdel(self.name, entry)
             return bool(pipe.execute()[0])
 
     def waiting(self) -> tuple[int, int]:
-        """Return (entries nobody has taken, entries being worked on)."""
+        """Return the numbers of (entries not yet delivered, entries delivered and not acknowledged)."""
         length = int(self.client.xlen(self.name))
         pending = int(self.client.xpending(self.name, GROUP)["pending"]) if length else 0
         return max(0, length - pending), pending
 
     def oldest(self) -> float | None:
-        """Return the Unix time at which the oldest unfinished entry was added, or None."""
+        """Return the Unix time at which the oldest entry was added, or None for an empty stream."""
         first = self.client.xrange(self.name, count=1)
         return int(first[0][0].split("-")[0]) / 1000 if first else None

@@ -1,4 +1,4 @@
-"""What a worker tells its operators: Prometheus metrics, health and OpenTelemetry spans."""
+"""Prometheus metrics, health endpoints and the OpenTelemetry tracer of a worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
 
 
 class QueueCollector(Collector):
-    """Asks Redis at every scrape how much is waiting; what cannot be asked is left out, never invented."""
+    """Reads the queue's gauges from Redis at every scrape; without Redis the gauges are missing."""
 
     def __init__(self, queue: JobQueue) -> None:
         """Take a queue whose client may be used from the scraping thread."""
@@ -29,8 +29,8 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Yield the queue's gauges."""
-        waiting = GaugeMetricFamily("veridict_explain_queue_lag", "Jobs nobody has taken", labels=["priority"])
-        running = GaugeMetricFamily("veridict_explain_in_progress", "Jobs taken, not finished", labels=["priority"])
+        waiting = GaugeMetricFamily("veridict_explain_queue_lag", "Jobs that no worker has taken", labels=["priority"])
+        running = GaugeMetricFamily("veridict_explain_in_progress", "Jobs taken and not finished", labels=["priority"])
         oldest = GaugeMetricFamily(
             "veridict_explain_oldest_seconds", "Age of the oldest unfinished job", labels=["priority"]
         )
@@ -49,32 +49,34 @@ class QueueCollector(Collector):
 
 
 class Metrics:
-    """The worker's counters, in a registry of its own."""
+    """The metrics of a worker, in their own registry."""
 
     def __init__(self, queue: JobQueue) -> None:
-        """Register the worker's own metrics and the queue's gauges."""
+        """Register the metrics of this worker and the gauges of the queue."""
         self.registry = CollectorRegistry()
         self.registry.register(QueueCollector(queue))
         self.seconds = Histogram(
             "veridict_explain_seconds", "Seconds per method", ["method"], buckets=_BUCKETS, registry=self.registry
         )
         self.jobs = Counter(
-            "veridict_explain_jobs", "Deliveries by how they ended", ["method", "outcome"], registry=self.registry
+            "veridict_explain_jobs", "Deliveries by outcome", ["method", "outcome"], registry=self.registry
         )
         self.failures = Counter(
             "veridict_explain_failures", "Failed deliveries by cause", ["cause"], registry=self.registry
         )
-        self.waiting = Counter(
-            "veridict_explain_waiting_seconds", "Seconds that jobs in hand waited for verdicts", registry=self.registry
+        self.paused_seconds = Counter(
+            "veridict_explain_waiting_seconds", "Seconds for which jobs paused for verdicts", registry=self.registry
         )
-        self.webhooks = Counter("veridict_explain_webhooks", "Completions", ["outcome"], registry=self.registry)
+        self.webhooks = Counter(
+            "veridict_explain_webhooks", "Completions by delivery", ["outcome"], registry=self.registry
+        )
 
 
 class StatusServer:
-    """``/metrics``, ``/health/live`` and ``/health/ready`` on one port; answers 503 with the reason when unwell."""
+    """``/metrics``, ``/health/live`` and ``/health/ready`` on one port; an unhealthy worker answers 503 and why."""
 
     def __init__(self, host: str, port: int, metrics: Metrics, health: dict[str, Callable[[], str]]) -> None:
-        """Bind (port 0 picks a free one); ``health`` maps ``live`` and ``ready`` to checks returning what is wrong."""
+        """Listen (port 0 picks a free one); the checks ``live`` and ``ready`` in ``health`` return a fault or ''."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -95,7 +97,7 @@ class StatusServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *arguments: Any) -> None:
-                """Keep probes and scrapes out of the log."""
+                """Do not log probes and scrapes."""
 
         self._server = ThreadingHTTPServer((host, port), Handler)
         self._server.daemon_threads = True
@@ -104,7 +106,7 @@ class StatusServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop answering."""
+        """Close the port and end the thread."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

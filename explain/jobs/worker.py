@@ -1,8 +1,9 @@
-"""The worker: takes a job, explains, stores, and only then acknowledges.
+"""The worker: takes a job, computes the explanation, stores it, and only then acknowledges the job.
 
-One job at a time; more workers take more jobs. A background thread renews the lease of the job in hand, so a slow job
-is not taken for a dead worker's, and a job lost to another worker after a long pause is cancelled here. A job waits at
-the gate, if there is one, while the server gives verdicts.
+A worker runs one job at a time; start more workers for more throughput. A background thread renews the lease of the
+current job, so that no other worker takes a slow job over. If this process was stopped for longer than the lease,
+another worker has taken the job over, and it is cancelled here. With a duty-cycle limiter, a job pauses while the
+server gives verdicts.
 """
 
 from __future__ import annotations
@@ -21,22 +22,23 @@ from ..errors import ExplainError
 from ..methods import get_method, run_method
 from ..models import Models
 from ..reports.render import render_figure
+from ..retry import backoff_seconds
 from ..subject import read_subject
-from .gate import Gate
+from .duty_cycle import DutyCycleLimiter
 from .job import Job
 from .queue import JobQueue
 from .store import Store
 from .streams import Delivery
 from .telemetry import TRACER, Metrics
-from .webhook import Poster
+from .webhook import WebhookSender
 
 LOG = logging.getLogger("veridict.explain")
-_IDLE = 0.1
-_UNWELL_AFTER = 30.0
+_POLL_INTERVAL = 0.1
+_STALLED_AFTER = 30.0
 
 
 class Worker:
-    """Works until it is stopped; every promise of delivery is kept by the queue's scripts, not by this process."""
+    """Works until it is stopped. The queue's scripts guarantee delivery, so this process may die at any moment."""
 
     def __init__(
         self,
@@ -45,95 +47,98 @@ class Worker:
         models: Models,
         metrics: Metrics,
         *,
-        gate: Gate | None = None,
+        limiter: DutyCycleLimiter | None = None,
         grace: float = 20.0,
-        revive: Callable[[], None] = lambda: None,
+        restart_redis: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take what to work with; ``grace`` is how many seconds a job may still run after :meth:`stop`.
+        """Take the parts of a worker; ``grace`` is how many seconds a job may still run after :meth:`stop`.
 
-        ``gate`` is where a job waits while verdicts are given; :meth:`stop` opens it. ``revive`` is called when Redis
-        is gone, before it is tried again (the embedded one is restarted there).
+        ``limiter`` pauses jobs while the server gives verdicts; :meth:`stop` ends its pauses. ``restart_redis`` is
+        called when Redis cannot be reached, before the next try; it starts the embedded Redis again.
         """
         self.queue, self.store, self.models, self.metrics = queue, store, models, metrics
-        self._gate, self._grace, self._revive = gate, grace, revive
+        self._limiter, self._grace, self._restart_redis = limiter, grace, restart_redis
         self._stopping = threading.Event()
-        self._held: tuple[Delivery, Cancellation] | None = None
-        self._alive = time.monotonic()
+        self._current: tuple[Delivery, Cancellation] | None = None
+        self._last_turn = time.monotonic()
         webhook = queue.settings.webhook
-        self._poster = Poster(queue, webhook) if webhook else None
+        self._sender = WebhookSender(queue, webhook) if webhook else None
 
     def stop(self) -> None:
-        """Take no further job; the one in hand finishes within the grace or goes back to the queue uncounted."""
+        """Take no further job. The current one finishes within the grace time or returns to the queue uncounted.
+
+        It takes a lock, so a signal handler must not call it: see :mod:`veridict.explain.jobs.stop_signals`.
+        """
         if self._stopping.is_set():
             return
         self._stopping.set()
-        if self._gate is not None:
-            self._gate.stop()
+        if self._limiter is not None:
+            self._limiter.stop()
         threading.Thread(target=self._enforce_grace, daemon=True).start()
 
     def _enforce_grace(self) -> None:
         time.sleep(self._grace)
-        held = self._held
-        if held is not None:
-            held[1].cancel()
+        current = self._current
+        if current is not None:
+            current[1].cancel()
 
     def run(self) -> None:
-        """Work until :meth:`stop`; Redis may go and come back meanwhile."""
+        """Work until :meth:`stop`; when Redis fails, try again until it is back."""
         threads = [threading.Thread(target=self._renew_leases, daemon=True)]
-        if self._poster is not None:
-            threads.append(threading.Thread(target=self._post_completions, daemon=True))
+        if self._sender is not None:
+            threads.append(threading.Thread(target=self._send_completions, daemon=True))
         for thread in threads:
             thread.start()
-        prepared = False
+        registered = False
         while not self._stopping.is_set():
-            self._alive = time.monotonic()
+            self._last_turn = time.monotonic()
             try:
-                if not prepared:
-                    self.queue.prepare(self.models.versions)
-                    prepared = True
+                if not registered:
+                    self.queue.register_worker(self.models.versions)
+                    registered = True
                 delivery = self.queue.take()
                 if delivery is None:
-                    self._stopping.wait(_IDLE)
+                    self._stopping.wait(_POLL_INTERVAL)
                 else:
                     self.handle(delivery)
             except (redis.RedisError, ExplainError) as error:
-                # The job in hand, if any, stays pending in Redis and is taken up again after its lease.
-                LOG.warning("the queue failed (%s); trying again", error)
-                prepared = False  # a Redis that lost its data lost the groups as well
-                self._try_to_revive()
+                # The current job, if any, stays pending in Redis and is delivered again after its lease.
+                LOG.warning("Redis or the store failed (%s); trying again", error)
+                registered = False  # a Redis that lost its data lost the consumer groups as well
+                self._try_to_restart_redis()
         for thread in threads:
             thread.join(timeout=10)
 
-    def _try_to_revive(self) -> None:
+    def _try_to_restart_redis(self) -> None:
         self._stopping.wait(1.0)
         try:
-            self._revive()
+            self._restart_redis()
         except ExplainError as error:
             LOG.warning("%s", error)
 
     def handle(self, delivery: Delivery) -> None:
-        """Work on one delivery to its end: finished, given back or buried.
+        """Process one delivery: the job is finished, returned to the queue, or moved to the dead letters.
 
         Raises:
-            redis.RedisError: Redis is gone; the job is not acknowledged.
+            redis.RedisError: Redis cannot be reached; the job is not acknowledged.
         """
         try:
             job = self.queue.start(delivery)
         except ExplainError as error:
             self._count("unknown", "dead", error)
-            self.queue.bury(delivery, error)
+            self.queue.dead_letter(delivery, error)
             return
         if job is None:
             return
-        if delivery.count > self.queue.settings.deliveries and not self._is_stored(job):  # its workers never came back
+        if delivery.count > self.queue.settings.deliveries and not self._is_stored(job):  # all its workers died
             crashed = ExplainError("explain.crashed")
             self._count(job.method, "dead", crashed)
-            self.queue.bury(delivery, crashed)
+            self.queue.dead_letter(delivery, crashed)
             return
-        cancellation = Cancellation(job.budget.seconds, self._gate)
-        if self._gate is not None:
-            self._gate.begin()
-        self._held = delivery, cancellation
+        cancellation = Cancellation(job.budget.seconds, self._limiter)
+        if self._limiter is not None:
+            self._limiter.begin()
+        self._current = delivery, cancellation
         started = time.perf_counter()
         try:
             context = propagate.extract(job.trace)
@@ -144,16 +149,16 @@ class Worker:
                     span.set_status(Status(StatusCode.ERROR, failure.code))
             self._settle(job, delivery, failure, cancellation, time.perf_counter() - started)
         finally:
-            self._held = None
+            self._current = None
 
     def _answer(self, job: Job, cancellation: Cancellation) -> ExplainError | None:
-        """Compute and store the answer; return what kept it from being stored, or a final error that is stored."""
+        """Compute and store the result; return None, or the error (it is stored as the result if it is final)."""
         try:
-            if self.store.state(job.id) is not None:  # stored before a crash that came ahead of the acknowledgement
+            if self.store.state(job.id) is not None:  # a worker stored it and died before acknowledging
                 return None
             if self.models.versions[get_method(job.method).model] != job.version:
                 return ExplainError("explain.model_mismatch", f"asked for {job.version}")
-            subject = read_subject(self.store.get_image(job.sha256), job.face)
+            subject = read_subject(self.store.get_image(job.sha256), job.face, self.models.score_faces)
             result = run_method(job.method, subject, self.models, job.budget, cancellation)
             figure = render_figure(result, subject.image.pixels)
             cancellation.check()
@@ -187,16 +192,15 @@ class Worker:
             self._count(job.method, "failed" if error else "done", error)
             self.queue.finish(delivery, error, seconds)
         elif error.code == "explain.cancelled" and cancellation.cancelled:
-            # stopped by us, or lost to another worker: the job is not to blame, and the script checks who owns it
+            # This worker stops, or another one took the job over: not the job's fault. The script checks who owns it.
             self._count(job.method, "returned", None)
             self.queue.release(delivery, None, 0.0, uncounted=True)
         elif delivery.count >= self.queue.settings.deliveries:
             self._count(job.method, "dead", error)
-            self.queue.bury(delivery, error)
+            self.queue.dead_letter(delivery, error)
         else:
             self._count(job.method, "retried", error)
-            delay = self.queue.settings.backoff * 2 ** (delivery.count - 1)
-            self.queue.release(delivery, error, delay)
+            self.queue.release(delivery, error, backoff_seconds(self.queue.settings.backoff, delivery.count))
         LOG.info("%s %s after %.2f s: %s", job.method, job.id[:12], seconds, error.code if error else "stored")
 
     def _count(self, method: str, outcome: str, error: ExplainError | None) -> None:
@@ -206,43 +210,44 @@ class Worker:
 
     def _renew_leases(self) -> None:
         pause = self.queue.settings.lease / 4
-        while not (self._stopping.is_set() and self._held is None):
-            time.sleep(min(pause, 0.25) if self._stopping.is_set() else pause)
-            held = self._held
-            if held is None:
+        while not (self._stopping.is_set() and self._current is None):
+            if self._stopping.is_set():
+                time.sleep(min(pause, 0.25))
+            else:
+                self._stopping.wait(pause)
+            current = self._current
+            if current is None:
                 continue
-            delivery, cancellation = held
+            delivery, cancellation = current
             try:
-                if not self.queue.by_name[delivery.stream].renew(delivery.id) and self._held is held:
-                    LOG.warning("job %s was taken over by another worker", delivery.fields.get("job", "")[:12])
+                if not self.queue.by_name[delivery.stream].renew(delivery.id) and self._current is current:
+                    LOG.warning("another worker took job %s over", delivery.fields.get("job", "")[:12])
                     cancellation.cancel()
             except redis.RedisError:
-                continue  # the main loop deals with a Redis that stays away
+                continue  # the main loop handles a Redis that cannot be reached
 
-    def _post_completions(self) -> None:
-        assert self._poster is not None
+    def _send_completions(self) -> None:
+        sender = self._sender
+        assert sender is not None
         while not self._stopping.is_set():
-            before = self._poster.posted, self._poster.failed
+            before = sender.posted, sender.failed
             try:
-                found = self._poster.step()
+                found = sender.step()
             except (redis.RedisError, ExplainError):
                 found = False
-                self._poster.forget()
-            for outcome, old, new in zip(
-                ("posted", "failed"), before, (self._poster.posted, self._poster.failed), strict=True
-            ):
+                sender.reset()
+            for outcome, old, new in zip(("posted", "failed"), before, (sender.posted, sender.failed), strict=True):
                 self.metrics.webhooks.labels(outcome).inc(new - old)
             if not found:
                 self._stopping.wait(0.5)
 
     def check_live(self) -> str:
-        """Return what is wrong with the process, or an empty string: its loop turns, or a job is in hand."""
-        held = self._held
-        limit = _UNWELL_AFTER
-        return "" if held is not None or time.monotonic() - self._alive < limit else "the loop stands still"
+        """Return an empty string while a job runs or the main loop turns, otherwise what is wrong."""
+        stalled = self._current is None and time.monotonic() - self._last_turn >= _STALLED_AFTER
+        return f"the main loop has stalled for {_STALLED_AFTER:.0f} s" if stalled else ""
 
     def check_ready(self) -> str:
-        """Return why jobs cannot be worked on right now, or an empty string."""
+        """Return why this worker cannot run jobs now, or an empty string."""
         try:
             self.queue.client.ping()
             self.store.check()

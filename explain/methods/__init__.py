@@ -1,7 +1,13 @@
-"""The methods by name; a method's file is imported when it first runs, so the registry itself needs no torch.
+"""The registry of explanation methods.
 
-Every file has ``attribute(subject, models, budget, cancellation) -> Attribution``. A new method is one file, one line
-here and one analytic test.
+To add a method:
+
+1. Write its file in this folder, with ``attribute(subject, models, budget, cancellation) -> Attribution``.
+2. Add its row to this file.
+3. Write its test, on a model whose explanation is known in closed form.
+
+The command, the queue, the figures and the reports read the row. A method's file is imported when the method first
+runs, so that the registry itself needs no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ExplainError
 
@@ -18,99 +24,109 @@ if TYPE_CHECKING:
     from ..models import Models
     from ..subject import Subject
 
+#: What a method explains: one of the two networks, or the image file itself.
+ExplainedModel = Literal["face_cnn", "clip", "forensics"]
+
 
 @dataclass(frozen=True)
 class Method:
-    """One registered method: the model it explains, its module (relative to this package), title and caption."""
+    """One registered method.
+
+    ``module`` is relative to this package. ``title`` and ``caption`` are printed with every map. ``smoothed``: the map
+    is blurred before it is drawn, because the values of single pixels are too noisy to read.
+    """
 
     name: str
-    model: str
+    model: ExplainedModel
     module: str
     title: str
     caption: str
+    smoothed: bool = False
 
 
-_ALL = (
+_ROWS = (
     Method(
         "saliency",
         "face_cnn",
         ".saliency",
         "Saliency",
         "How strongly the face CNN's answer reacts to each pixel, in either direction (gradient magnitude).",
+        smoothed=True,
     ),
     Method(
         "integrated_gradients",
         "face_cnn",
         ".integrated_gradients",
         "Integrated gradients",
-        "Each pixel's share of the face CNN's answer, against a picture of its mean colour.",
+        "Each pixel's share of the face CNN's answer, compared with an image of the mean colour.",
+        smoothed=True,
     ),
     Method(
         "shap",
         "face_cnn",
         ".shap_partition",
         "SHAP",
-        "Each region's fair share of the face CNN's answer, found by replacing regions with blur and grain.",
+        "Each region's share of the face CNN's answer, found by replacing regions with blur and grain.",
     ),
     Method(
         "lime",
         "face_cnn",
         ".lime_superpixels",
         "LIME",
-        "A linear model of the face CNN over superpixels: what each one adds to the answer.",
+        "What each superpixel adds to the answer, by a linear model that imitates the face CNN.",
     ),
     Method(
         "grad_cam",
         "face_cnn",
         ".grad_cam",
         "Grad-CAM",
-        "Where the face CNN's last feature maps push its answer; coarse, 14 x 14 cells.",
+        "Where the face CNN's last feature maps push its answer: 14 x 14 cells.",
     ),
     Method(
         "clip_integrated_gradients",
         "clip",
         ".clip_integrated_gradients",
         "CLIP integrated gradients",
-        "Each pixel's share of CLIP's real/deepfake margin, against a picture of its mean colour.",
+        "Each pixel's share of CLIP's real/deepfake margin, compared with an image of the mean colour.",
+        smoothed=True,
     ),
     Method(
         "clip_occlusion",
         "clip",
         ".clip_occlusion",
         "CLIP occlusion",
-        "How far CLIP's real/deepfake margin falls when a patch is covered.",
+        "How far CLIP's real/deepfake margin falls when a patch is covered with the mean colour.",
     ),
     Method(
         "ela",
         "forensics",
         ".error_level",
         "Error Level Analysis",
-        "What one more JPEG compression changes; regions with another compression history stand out.",
+        "What one more JPEG compression changes. Regions with another compression history stand out.",
     ),
     Method(
         "noise",
         "forensics",
         ".noise_residual",
         "Noise residual",
-        "The grain that the neighbourhood does not explain; pasted or generated parts can differ.",
+        "The grain that the neighbouring pixels do not explain. Pasted or generated parts can differ.",
     ),
     Method(
         "sharpness",
         "forensics",
         ".local_sharpness",
         "Local sharpness",
-        "The local variance of the Laplacian; smoothed or resized parts are dark.",
+        "The local standard deviation of the Laplacian. Smoothed or resized parts are dark.",
     ),
 )
-METHODS = {method.name: method for method in _ALL}
-FACE_METHODS = tuple(m.name for m in _ALL if m.model == "face_cnn")
+METHODS = {method.name: method for method in _ROWS}
 
 
 def get_method(name: str) -> Method:
     """Return a method by name.
 
     Raises:
-        ExplainError: ``explain.unknown_method``, naming those there are.
+        ExplainError: ``explain.unknown_method``, with the names of all methods.
     """
     if name not in METHODS:
         raise ExplainError("explain.unknown_method", f"{name!r}; there are {', '.join(METHODS)}")
@@ -118,10 +134,14 @@ def get_method(name: str) -> Method:
 
 
 def get_methods(names: Iterable[str]) -> list[Method]:
-    """Return methods by name, each once, in the order given; none at all is refused."""
+    """Return methods by name, each once, in the order given.
+
+    Raises:
+        ExplainError: ``explain.unknown_method``, or ``explain.bad_request`` for no name at all.
+    """
     found = [get_method(name) for name in dict.fromkeys(names)]
     if not found:
-        raise ExplainError("explain.bad_request", "no method named")
+        raise ExplainError("explain.bad_request", "it names no method")
     return found
 
 
@@ -131,7 +151,7 @@ def run_method(
     """Run one method on one subject.
 
     Raises:
-        ExplainError: what kept the method from its result; ``explain.internal`` for a failure of the method itself.
+        ExplainError: why there is no result; ``explain.internal`` if the method itself failed.
     """
     from ..attribution import Attribution, Cancellation
 

@@ -9,5 +9,5 @@ from .integrated_gradients import explain_module
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Explain the margin; ``values`` [224, 224] in logits, positive speaks for deepfake; quality as on the face CNN."""
+    """Explain the margin; ``values`` [224, 224] in logits, positive speaks for fake; quality as for the face CNN."""
     return explain_module(subject, models, budget, cancellation, method="clip_integrated_gradients", model="clip")

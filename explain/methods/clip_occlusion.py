@@ -10,17 +10,19 @@ from captum.attr import Occlusion
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import BATCH, cancellable, finish, mean_baseline, to_tensor
+from .gradients import BATCH, cancellable, mean_baseline, to_tensor
+from .results import network_result
 
-#: Side and stride of the covering patch in pixels of the 224 x 224 view: 13 x 13 = 169 positions, each seen twice over.
+#: Side and stride of the covering patch in pixels of the 224 x 224 view. There are 13 x 13 = 169 positions, and
+#: neighbouring patches overlap by half.
 PATCH, STRIDE = 32, 16
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Explain the margin; ``values`` [224, 224] in logits, positive speaks for deepfake.
+    """Explain the margin; ``values`` [224, 224] in logits, positive speaks for fake.
 
-    A pixel's value is how far the margin falls when a patch is covered with the mean colour, averaged over the patches
-    that cover the pixel. A budget of fewer samples than positions widens stride and patch.
+    A pixel's value is how far the margin falls when a patch is covered with the mean colour, averaged over all patches
+    that contain the pixel. If the budget has fewer samples than there are positions, stride and patch are enlarged.
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.view)
@@ -39,7 +41,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
             perturbations_per_eval=BATCH,
         )
         score = float(forward(pixels))
-    return finish(
+    return network_result(
         subject,
         models,
         method="clip_occlusion",

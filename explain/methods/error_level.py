@@ -6,57 +6,42 @@ import time
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from veridict.forensics.arrays import Float32Array
+from veridict.forensics.decode import DecodedImage
 from veridict.forensics.measure import ELA_QUALITY, error_level_map
 from veridict.forensics.pixels import to_luma
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..errors import ExplainError
-from ..models import FORENSICS_VERSION, Models
+from ..models import Models
 from ..subject import Subject
+from .results import measurement_result
 
-#: Longest side of a stored forensic map; a finer one shows nothing more to the eye.
-MAP_SIDE = 1024
+#: Side of the averaged squares in pixels: one JPEG block.
+WINDOW = 8
+
+
+def error_levels(image: DecodedImage) -> Float32Array:
+    """Return the error levels [H, W] >= 0 in grey levels, averaged over 8 x 8 pixels. The file must be a JPEG."""
+    levels = error_level_map(to_luma(image.pixels)).astype(np.float32)
+    return np.asarray(cv2.blur(levels, (WINDOW, WINDOW)), dtype=np.float32)
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Measure the picture; ``values`` [H, W] >= 0 in grey levels, averaged over 8 x 8 pixels, longest side <= 1024.
+    """Measure the image; ``values`` [H, W] >= 0 in grey levels, averaged over 8 x 8 pixels, longest side <= 1024.
 
     Raises:
-        ExplainError: ``explain.not_applicable`` for a file that is no JPEG: it has no compression history.
+        ExplainError: ``explain.not_applicable`` if the file is no JPEG: it has no compression history.
     """
     started = time.perf_counter()
     if subject.image.format != "JPEG":
         raise ExplainError("explain.not_applicable", f"a {subject.image.format} file was never a JPEG")
-    levels = error_level_map(to_luma(subject.image.pixels)).astype(np.float32)
-    smoothed = cv2.blur(levels, (8, 8))
-    return measured(subject, "ela", smoothed, "grey levels", {"quality": ELA_QUALITY, "window": 8}, started)
-
-
-def measured(
-    subject: Subject,
-    method: str,
-    values: npt.NDArray[np.generic],
-    unit: str,
-    settings: dict[str, object],
-    started: float,
-) -> Attribution:
-    """Return a forensic map as a result, shrunk to :data:`MAP_SIDE` by area averaging."""
-    shrink = min(1.0, MAP_SIDE / max(values.shape))
-    if shrink < 1.0:
-        size = (max(1, round(values.shape[1] * shrink)), max(1, round(values.shape[0] * shrink)))
-        values = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    return Attribution(
-        method=method,
-        kind="measurement",
-        values=np.ascontiguousarray(values, dtype=np.float32),
-        unit=unit,
-        region=subject.whole_region,
-        score=None,
-        settings=dict(settings),
-        quality={},
-        seconds=time.perf_counter() - started,
-        model="forensics",
-        model_version=FORENSICS_VERSION,
+    return measurement_result(
+        subject,
+        method="ela",
+        values=error_levels(subject.image),
+        unit="grey levels",
+        settings={"quality": ELA_QUALITY, "window": WINDOW},
+        started=started,
     )

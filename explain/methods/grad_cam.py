@@ -10,25 +10,26 @@ from captum.attr import LayerGradCam
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import cancellable, finish, to_tensor
+from .gradients import cancellable, to_tensor
+from .results import network_result
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Explain the face CNN's logit; ``values`` [224, 224], feature maps weighted by their mean gradient, enlarged.
+    """Explain the face CNN's logit; ``values`` [224, 224]: the feature maps weighted by their mean gradient, enlarged.
 
-    The published ReLU would drop what speaks for real; here both signs are kept, positive for fake. ``quality``:
-    ``cells``, how many cells the map really has.
+    The published method ends with a ReLU, which would drop everything that speaks for real. Here both signs are kept;
+    positive speaks for fake. ``quality``: ``cells``, the number of cells before the map is enlarged.
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.crop).requires_grad_(True)
     forward = cancellable(models.face, cancellation)
-    # captum finds the layer through hooks, so it may call the module through our function
+    # captum reads the layer through hooks, so it may call the module through our function
     cells = LayerGradCam(forward, models.face.head).attribute(pixels, relu_attributions=False).detach()
     size = pixels.shape[1:3]
     values = torch.nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)[0, 0]
     with torch.no_grad():
         score = float(forward(pixels))
-    return finish(
+    return network_result(
         subject,
         models,
         method="grad_cam",

@@ -1,33 +1,29 @@
-"""What the gradient methods share: pixels as tensors, cancellable forward passes, quality figures, the finished result.
-
-This file is no method; every file beside it is one.
-"""
+"""What the torch methods share: images as tensors, cancellable forward passes, the baseline and a quality figure."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
-from ..attribution import Attribution, Cancellation, Kind, Pixels, Values
-from ..models import Models
-from ..subject import Subject
+from veridict.forensics.arrays import Pixels
 
-#: Rows of one pass through a network: some 40 ms forward and back on one core, so that verdicts wait no longer for the
-#: next :meth:`Cancellation.check`. More rows do not run faster there (35 ms a row at 1, 41 ms at 16).
+from ..attribution import Cancellation
+
+#: Images per pass through a network. One image takes some 40 ms forward and backward on one core, so that a verdict
+#: waits no longer for the next :meth:`Cancellation.check`. Larger batches are not faster on one core (35 ms per image
+#: at 1, 41 ms at 16).
 BATCH = 1
 
 
 def to_tensor(pixels: Pixels) -> torch.Tensor:
-    """Return uint8 pixels [H, W, 3] as a float batch [1, H, W, 3] in 0..255; normalisation is in the network."""
+    """Return uint8 pixels [H, W, 3] as a float batch [1, H, W, 3] in 0..255; the network normalises them."""
     return torch.from_numpy(pixels.copy()).to(torch.float32)[None]
 
 
 def cancellable(module: Any, cancellation: Cancellation) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the module as a function float [N, H, W, 3] -> [N] that checks for a cancellation every ``BATCH`` rows."""
+    """Return the module as a function float [N, H, W, 3] -> [N] that checks for cancellation every ``BATCH`` images."""
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         parts = []
@@ -40,10 +36,10 @@ def cancellable(module: Any, cancellation: Cancellation) -> Callable[[torch.Tens
 
 
 def mean_baseline(pixels: torch.Tensor) -> torch.Tensor:
-    """Return a flat picture of the mean colour, shape as ``pixels`` [1, H, W, 3].
+    """Return a flat image of the mean colour, shaped as ``pixels`` [1, H, W, 3].
 
-    Black would hide evidence in dark pixels, since x - x0 is zero there (Sturmfels et al., Distill 2020); the mean
-    colour has neither structure nor residual, which is what the face CNN looks for.
+    With a black baseline x - x0 is zero in dark pixels, which hides evidence there (Sturmfels et al., Distill 2020).
+    The face CNN looks for structure and noise residual, and a flat image of the mean colour has neither.
     """
     return pixels.mean(dim=(1, 2), keepdim=True).expand_as(pixels).contiguous()
 
@@ -57,8 +53,9 @@ def infidelity(
 ) -> float:
     """Return the infidelity (Yeh et al. 2019) of attributions [1, H, W, 3] over 8 noises of 4 grey levels; 0 is best.
 
-    Attributions that were multiplied by x - ``baseline`` are divided by it again, as the paper does for integrated
-    gradients. Captum scales the explanation first, so what is judged is its pattern.
+    ``baseline``: if given, the attributions were multiplied by x - ``baseline`` and are divided by it again, as the
+    paper does for integrated gradients. Captum rescales the attributions first, so the figure judges their pattern and
+    not their size.
     """
     from captum.metrics import infidelity as captum_infidelity
 
@@ -76,33 +73,3 @@ def infidelity(
             forward, perturb, pixels, attributions, n_perturb_samples=8, max_examples_per_batch=8, normalize=True
         )
     return float(found.item())
-
-
-def finish(
-    subject: Subject,
-    models: Models,
-    *,
-    method: str,
-    model: str,
-    kind: Kind,
-    values: Values,
-    score: float,
-    unit: str,
-    settings: dict[str, Any],
-    quality: dict[str, float],
-    started: float,
-) -> Attribution:
-    """Return the result of a network's method; ``started`` is a ``time.perf_counter()``."""
-    return Attribution(
-        method=method,
-        kind=kind,
-        values=np.ascontiguousarray(values, dtype=np.float32),
-        unit=unit,
-        region=subject.face_region if model == "face_cnn" else subject.whole_region,
-        score=score,
-        settings=settings,
-        quality={name: float(value) for name, value in quality.items()},
-        seconds=time.perf_counter() - started,
-        model=model,
-        model_version=models.versions[model],
-    )

@@ -1,4 +1,7 @@
-"""Integrated gradients (Sundararajan et al. 2017) of the face CNN's logit, refined until they are complete."""
+"""Integrated gradients (Sundararajan et al. 2017) of the face CNN's logit, refined until they are complete.
+
+Complete: the attributions sum to the difference between the network's output at the image and at the baseline.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ from captum.attr import IntegratedGradients
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import BATCH, cancellable, finish, infidelity, mean_baseline, to_tensor
+from . import ExplainedModel
+from .gradients import BATCH, cancellable, infidelity, mean_baseline, to_tensor
+from .results import network_result
 
-#: Stop refining once the attributions sum to the output difference within this share of it.
+#: Refining stops when the sum of the attributions differs from the output difference by at most this share of it.
 TOLERANCE = 0.008
 _STEPS = 8
 
@@ -23,12 +28,15 @@ _STEPS = 8
 def integrate(
     forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, baseline: torch.Tensor, steps: int
 ) -> tuple[torch.Tensor, dict[str, float]]:
-    """Return attributions, shaped as ``pixels`` [1, H, W, 3], and the completeness figures.
+    """Return the attributions, shaped as ``pixels`` [1, H, W, 3], and the completeness figures.
 
-    The straight path from ``baseline`` is cut into segments, captum integrates each with 8 Gauss-Legendre nodes, and
-    the segment whose completeness error is largest is halved until the whole is complete within :data:`TOLERANCE` or
-    ``steps`` gradients are spent. Both ends of a segment are evaluated anyway, so its error is known exactly; a network
-    with ReLU6 and clamped residuals bends sharply near the baseline, where 50 or 100 fixed nodes missed by 1 to 30%.
+    The straight path from ``baseline`` to ``pixels`` is cut into segments. Captum integrates each with 8 Gauss-Legendre
+    nodes. The segment with the largest completeness error is halved again and again, until the whole is complete within
+    :data:`TOLERANCE` or ``steps`` gradients are spent. A segment's error is known exactly, because the network is
+    evaluated at both of its ends.
+
+    A fixed number of nodes is not enough: a network with ReLU6 and clamped residuals bends sharply near the baseline,
+    and 50 or 100 fixed nodes missed the output difference by 1 to 30%.
     """
     method = IntegratedGradients(forward, multiply_by_inputs=True)
 
@@ -51,7 +59,7 @@ def integrate(
     while used + 2 * _STEPS <= steps:
         total = sum(entry[2][3] for entry in segments)
         spread = sum(abs(entry[2][3]) for entry in segments)
-        # Errors of opposite sign may cancel by luck in two or three segments; a bounded spread rules that out.
+        # In two or three segments, errors of opposite sign may cancel by chance; the bounded spread prevents that.
         if abs(total) <= TOLERANCE * abs(last - first) and spread <= 0.2 * abs(last - first):
             break
         _, low, (high, f_low, f_high, _, _) = heapq.heappop(segments)
@@ -70,9 +78,9 @@ def integrate(
 
 
 def explain_module(
-    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: str
+    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: ExplainedModel
 ) -> Attribution:
-    """Run integrated gradients on the face CNN (its crop) or on CLIP's margin (its view)."""
+    """Run integrated gradients on the face CNN and its crop, or on CLIP's margin and its view."""
     started = time.perf_counter()
     module = models.face if model == "face_cnn" else models.clip
     pixels = to_tensor(subject.crop if model == "face_cnn" else subject.view)
@@ -81,7 +89,7 @@ def explain_module(
     attributions, figures = integrate(forward, pixels, baseline, budget.steps)
     with torch.no_grad():
         score = float(forward(pixels))
-    return finish(
+    return network_result(
         subject,
         models,
         method=method,
@@ -99,7 +107,7 @@ def explain_module(
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the face CNN's logit; ``values`` [224, 224] in logits, positive speaks for fake.
 
-    ``quality``: ``completeness_delta`` = output difference - sum of values, also as a share (``completeness_error``),
-    ``output_difference``, ``steps_used``, ``infidelity``.
+    ``quality``: ``completeness_delta`` = output difference - sum of values, ``completeness_error``, its share of the
+    output difference, ``output_difference``, ``steps_used`` (gradients), ``infidelity``.
     """
     return explain_module(subject, models, budget, cancellation, method="integrated_gradients", model="face_cnn")

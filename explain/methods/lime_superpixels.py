@@ -7,21 +7,22 @@ import time
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from ..attribution import Attribution, Budget, Cancellation, Pixels
+from veridict.forensics.arrays import AnyArray, Float64Array, Int64Array, Pixels
+
+from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import finish
+from .results import network_result
 from .shap_partition import as_crops
 
-#: Superpixels asked of SLIC (Achanta et al. 2012): a few hundred samples determine about fifty weights well.
+#: Superpixels asked of SLIC (Achanta et al. 2012). A few hundred samples determine about fifty weights well.
 SEGMENTS = 50
 _SEED = 0
 
 
-def superpixels(pixels: Pixels, segments: int = SEGMENTS) -> npt.NDArray[np.int64]:
+def superpixels(pixels: Pixels, segments: int = SEGMENTS) -> Int64Array:
     """Return a label per pixel [H, W], numbered from 0 without gaps."""
     from skimage.segmentation import relabel_sequential, slic
 
@@ -33,21 +34,21 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     """Explain the served face CNN's logit; ``values`` [224, 224]: the weight of each pixel's superpixel in logits.
 
     Removed superpixels take their mean colour. ``quality``: ``fidelity_r2``, the weighted R² of the linear model on the
-    perturbed crops (1 = it says what the network says), ``local_error`` = |linear model - logit| at the crop itself,
-    and ``superpixels``.
+    perturbed crops (1: it predicts the network exactly), ``local_error`` = |linear model - logit| at the crop itself,
+    and ``superpixels``, their number.
     """
     from lime import lime_image
 
-    lime_image.tqdm = functools.partial(tqdm, disable=True)  # lime itself cannot be told to be quiet
+    lime_image.tqdm = functools.partial(tqdm, disable=True)  # lime has no switch for its progress bar
     started = time.perf_counter()
     score_batch = models.scorer
     crop = subject.crop
     labels = superpixels(crop)
 
-    def score(crops: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    def score(crops: AnyArray) -> Float64Array:
         cancellation.check()
         logits = score_batch(as_crops(np.asarray(crops))).astype(np.float64)
-        return np.stack([-logits, logits], axis=1)  # lime asks for a column per class and explains one of them
+        return np.stack([-logits, logits], axis=1)  # lime wants a column per class and explains one
 
     found = lime_image.LimeImageExplainer(random_state=_SEED, feature_selection="none").explain_instance(
         crop,
@@ -63,7 +64,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     for index, weight in found.local_exp[1]:
         weights[index] = weight
     logit = float(score(crop[None])[0, 1])
-    return finish(
+    return network_result(
         subject,
         models,
         method="lime",
@@ -83,5 +84,5 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
 
 
 def _of_label(value: Any) -> float:
-    """Return a figure of lime's explanation, which is a dictionary by label in some releases and plain in others."""
+    """Return a figure of lime's explanation: some releases keep a dictionary by label, others the plain figure."""
     return float(np.ravel(value[1] if isinstance(value, dict) else value)[0])

@@ -1,4 +1,4 @@
-"""The noise residual as a map: what a 3 x 3 median does not explain, averaged locally."""
+"""The noise residual as a map: the difference from a 3 x 3 median, averaged locally."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from veridict.forensics.pixels import to_luma
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .error_level import measured
+from .results import measurement_result
 
+#: Side of the averaged squares in pixels.
 WINDOW = 9
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
-    """Measure the picture; ``values`` [H, W] >= 0 in grey levels: the residual's mean over 9 x 9 pixels."""
+    """Measure the image; ``values`` [H, W] >= 0 in grey levels: the residual's mean over 9 x 9 pixels."""
     started = time.perf_counter()
     residual = noise_residual_map(to_working_size(to_luma(subject.image.preview))).astype(np.float32)
     values = cv2.blur(residual, (WINDOW, WINDOW))
-    return measured(subject, "noise", values, "grey levels", {"window": WINDOW}, started)
+    return measurement_result(
+        subject, method="noise", values=values, unit="grey levels", settings={"window": WINDOW}, started=started
+    )

@@ -11,7 +11,8 @@ from captum.metrics import sensitivity_max
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import BATCH, cancellable, finish, infidelity, to_tensor
+from .gradients import BATCH, cancellable, infidelity, to_tensor
+from .results import network_result
 
 _RADIUS = 1.0
 _PERTURBATIONS = 4
@@ -21,7 +22,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     """Explain the face CNN's logit; ``values`` [224, 224] >= 0 in logits per grey level.
 
     ``quality``: ``infidelity`` of the signed gradient, and ``sensitivity_max``, how far the map moves (relative to its
-    norm) when every pixel moves by up to one grey level (both Yeh et al. 2019).
+    norm) when every pixel changes by up to one grey level (both Yeh et al. 2019).
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.crop)
@@ -38,7 +39,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     )
     with torch.no_grad():
         score = float(forward(pixels))
-    return finish(
+    return network_result(
         subject,
         models,
         method="saliency",

@@ -6,27 +6,28 @@ import time
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ..attribution import Attribution, Budget, Cancellation, Pixels
+from veridict.forensics.arrays import AnyArray, Float32Array, Float64Array, Pixels
+
+from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
-from .gradients import finish
+from .results import network_result
 
-#: Window of the blur that stands for a removed region: colours without structure, and no hard edge.
+#: Window in pixels of the blur that replaces a removed region: it keeps colours, removes structure, adds no hard edge.
 BLUR = 32
-#: Finer than this standard deviation, in pixels, is grain.
+#: Standard deviation in pixels of the Gaussian blur; what it removes is the grain.
 GRAIN = 2.0
-#: How far the grain is moved, in pixels down and right: far enough that it belongs to another region.
+#: How far the grain is displaced, in pixels down and right: far enough that it comes from another region.
 _SHIFT = (97, 61)
 
 
-def background(crop: Pixels) -> npt.NDArray[np.float32]:
-    """Return what removed regions show, float32 [H, W, 3]: the blurred crop under the crop's own grain, displaced.
+def background(crop: Pixels) -> Float32Array:
+    """Return what replaces removed regions, float32 [H, W, 3]: the blurred crop plus the crop's own grain, displaced.
 
-    Blur alone takes away the grain as well, which is what a network for manipulated faces looks for. Measured on 14
-    photographs with a planted, resampled square: the values pointed at it in 0.6 of them with displaced grain, in 0.4
-    with the crop's mean colour, in 0.1 with blur alone; chance is 0.1.
+    Blur alone would remove the grain as well, and grain is what a network for manipulated faces looks for. Measured on
+    14 photographs with a planted, resampled square: the values pointed at the square in 0.6 of them with displaced
+    grain, in 0.4 with the crop's mean colour, in 0.1 with blur alone; chance is 0.1.
     """
     pixels = crop.astype(np.float32)
     grain = pixels - cv2.GaussianBlur(pixels, (0, 0), GRAIN)
@@ -37,9 +38,9 @@ def background(crop: Pixels) -> npt.NDArray[np.float32]:
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the served face CNN's logit; ``values`` [224, 224] in logits, positive (red) pushes to fake.
 
-    Owen values over a hierarchy of rectangles: ``samples`` bounds the perturbed crops that are scored, so a larger
-    budget gives finer rectangles. ``quality``: ``additivity_error`` = |base value + sum of values - logit|, and
-    ``base_value``, the logit of :func:`background`.
+    The values are Owen values over a hierarchy of rectangles. ``samples`` bounds the perturbed crops that are scored:
+    a larger budget gives finer rectangles. ``quality``: ``additivity_error`` = |base value + sum of values - logit|,
+    ``base_value``, the logit of :func:`background`, and ``scored``, the number of crops scored.
     """
     import shap
 
@@ -47,7 +48,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     score_batch = models.scorer
     calls = 0
 
-    def score(crops: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    def score(crops: AnyArray) -> Float64Array:
         nonlocal calls
         cancellation.check()
         calls += len(crops)
@@ -60,7 +61,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     values = np.asarray(found.values, dtype=np.float64)[0]
     base = float(np.ravel(found.base_values)[0])
     logit = float(score(crop[None])[0])
-    return finish(
+    return network_result(
         subject,
         models,
         method="shap",
@@ -83,6 +84,6 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
     )
 
 
-def as_crops(pixels: npt.NDArray[np.generic]) -> Pixels:
-    """Return perturbed pixels [N, H, W, 3] as the uint8 the server takes; blending leaves fractions, rounded here."""
+def as_crops(pixels: AnyArray) -> Pixels:
+    """Return perturbed crops [N, H, W, 3] as the uint8 that the server takes; fractions are rounded."""
     return np.asarray(np.clip(np.rint(pixels.astype(np.float32)), 0, 255), dtype=np.uint8)

@@ -1,62 +1,56 @@
-"""One image's report: the picture, its verdict and evidence, and every map. One file, no script, nothing fetched."""
+"""The HTML report of one image: the image, its verdict and evidence, and every map.
+
+The report is one file without scripts, and it fetches nothing.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from veridict.forensics.arrays import Pixels
 from veridict.forensics.contract import Verdict
 
-from ..attribution import Attribution, Pixels
+from ..attribution import Attribution
 from ..errors import ExplainError
 from ..methods import METHODS
 from ..subject import Subject
+from .colours import css_stops, ends
+from .html import data_uri, evidence_bars, render_template
 from .maps import mark_faces
-from .render import colour_table, cut_region, ends, overlay, quality_text, scale
+from .render import cut_region, overlay, quality_text, scale
 
 TEMPLATE = Path(__file__).parent / "image_report.html"
 _SIDE = 420
+#: Heading and introduction of the maps of each model.
 _SECTIONS = {
     "face_cnn": (
         "What the face CNN looked at",
-        "One face, the largest unless another was asked for. Red speaks for fake, blue for real, in every signed map. "
-        "All maps share one scale, on which each one's strongest percent is full colour.",
+        "One face: the most suspicious one unless another was asked for. In every signed map red speaks for fake and "
+        "blue for real. All maps share one scale: the strongest 1% of each map is full colour.",
     ),
     "clip": (
         "What CLIP looked at",
-        "The whole picture, and the margin between “a deepfake image” (red) and “a real image” (blue).",
+        "The whole image. The maps explain the margin between “a deepfake image” (red) and “a real image” (blue).",
     ),
     "forensics": (
         "Forensic maps",
-        "Measurements of the file itself; bright means more, and neither colour means fake.",
+        "Measurements of the file itself. Bright means more; neither bright nor dark means fake.",
     ),
 }
-
-
-def _data_uri(pixels: Pixels) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _map(name: str, result: Attribution | ExplainError, pixels: Pixels) -> dict[str, Any]:
     method = METHODS[name]
     if isinstance(result, ExplainError):
         return {"title": method.title, "error": result.message}
-    low, high = ends(result.kind)
-    stops = ", ".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in colour_table(result.kind)[::15])
     return {
         "title": method.title,
         "error": "",
-        "picture": _data_uri(overlay(result, pixels, _SIDE)),
-        "colours": stops,
-        "low": low,
-        "high": high,
+        "image": data_uri(overlay(result, pixels, _SIDE)),
+        "colours": css_stops(result.kind),
+        "ends": ends(result.kind),
         "caption": method.caption,
         "full_scale": f"{scale(result).full_scale:.3g}",
         "unit": result.unit,
@@ -67,19 +61,6 @@ def _map(name: str, result: Attribution | ExplainError, pixels: Pixels) -> dict[
     }
 
 
-def _bars(verdict: Verdict) -> list[dict[str, Any]]:
-    strongest = max([abs(e.contribution) for e in verdict.evidence] + [1.0])
-    return [
-        {
-            "signal": e.signal,
-            "text": e.text,
-            "contribution": e.contribution,
-            "width": 50.0 * abs(e.contribution) / strongest,
-        }
-        for e in verdict.evidence
-    ]
-
-
 def render_image_report(
     title: str,
     subject: Subject,
@@ -87,11 +68,9 @@ def render_image_report(
     verdict: Verdict | None = None,
     why_no_verdict: str = "no detector was asked",
 ) -> str:
-    """Return the HTML document; ``results`` holds a map, or the reason why there is none, per method name."""
-    import jinja2
-
+    """Return the HTML document; ``results`` holds per method name the map, or the error that says why there is none."""
     pixels = subject.image.pixels
-    boxes = subject.face < len(subject.boxes)
+    explained = [r for r in results.values() if isinstance(r, Attribution) and r.model == "face_cnn"]
     labels = [str(i + 1) for i in range(len(subject.boxes))]
     if verdict is not None and len(verdict.faces) == len(labels):
         labels = [f"{face.fake_probability:.2f}" for face in verdict.faces]
@@ -100,18 +79,17 @@ def render_image_report(
     for model, (heading, lead) in _SECTIONS.items():
         maps = [_map(name, found, pixels) for name, found in results.items() if METHODS[name].model == model]
         if maps:
-            seen = _data_uri(cut_region(pixels, subject.face_region, _SIDE)) if model == "face_cnn" and boxes else ""
+            seen = data_uri(cut_region(pixels, explained[0].region, _SIDE)) if model == "face_cnn" and explained else ""
             sections.append({"title": heading, "lead": lead, "maps": maps, "view": seen})
     found = len(subject.boxes)
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    document = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render_template(
+        TEMPLATE,
         title=title,
-        picture=_data_uri(cut_region(marked, subject.whole_region, 2 * _SIDE)),
+        marked=data_uri(cut_region(marked, subject.whole_region, 2 * _SIDE)),
         verdict=verdict,
         why_no_verdict=why_no_verdict,
-        bars=_bars(verdict) if verdict else [],
+        bars=evidence_bars(verdict) if verdict else [],
         image=subject.image,
         faces=f"{found} found{'' if not found else ', marked with their fake probability' if verdict else ', marked'}",
         sections=sections,
     )
-    return str(document)

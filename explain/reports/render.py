@@ -1,9 +1,7 @@
-"""Maps as pictures: overlay, colour bar and a legend that says which colour means fake.
+"""Maps as images: the overlay, and a figure with colour bar and legend.
 
-Every signed map runs from blue (speaks for real) over white to red (speaks for fake), ColorBrewer's RdBu, which people
-with any common colour blindness tell apart; strengths and measurements run along viridis, which is monotone in
-lightness. Every map is drawn to the same scale of -1..1 (or 0..1): its own 99th percentile of magnitude is 1, because
-the methods' units differ. What 1 stands for is written at the end of the colour bar.
+Every map is drawn to the same scale of -1..1 (signed) or 0..1: its own 99th percentile of magnitude is 1, because the
+methods' units differ. The end of the colour bar says what 1 stands for.
 """
 
 from __future__ import annotations
@@ -13,57 +11,31 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ..attribution import Attribution, Kind, Pixels, Values
+from veridict.forensics.arrays import Float32Array, Pixels
+
+from ..attribution import Attribution, Kind
 from ..methods import get_method
+from .colours import colour_table, ends
 
-#: Where full colour is reached: one extreme pixel must not leave the rest pale.
+#: Percentile of magnitude that gets full colour: one extreme pixel must not leave the rest pale.
 PERCENTILE = 99.0
-#: Gaussian blur of per-pixel gradient maps before they are drawn, in pixels; the stored values are never smoothed.
+#: Gaussian blur, in pixels, of the maps that are smoothed before they are drawn. Stored values are never smoothed.
 SMOOTHING = 3.0
-_SMOOTHED = frozenset({"saliency", "integrated_gradients", "clip_integrated_gradients"})
-_RED_BLUE = (
-    (33, 102, 172),
-    (103, 169, 207),
-    (209, 229, 240),
-    (247, 247, 247),
-    (253, 219, 199),
-    (239, 138, 98),
-    (178, 24, 43),
-)
-_VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _FIGURE = 520
-
-
-def colour_table(kind: Kind) -> npt.NDArray[np.uint8]:
-    """Return the 256 RGB colours [256, 3] of a kind of map, from its lowest to its highest value."""
-    anchors = np.array(_RED_BLUE if kind == "signed" else _VIRIDIS, dtype=np.float64)
-    at = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(at, range(len(anchors)), anchors[:, c]) for c in range(3)]
-    return np.stack(channels, axis=1).round().astype(np.uint8)
-
-
-def ends(kind: Kind) -> tuple[str, str]:
-    """Return what the low and the high end of a map's colours mean, in words."""
-    if kind == "signed":
-        return "blue: speaks for real", "red: speaks for fake"
-    if kind == "strength":
-        return "dark: does not matter", "yellow: matters most, either way"
-    return "dark: low", "yellow: high"
 
 
 @dataclass(frozen=True)
 class Scaled:
     """A map ready to be drawn: values in -1..1 (signed) or 0..1, and what 1 stands for in the map's unit."""
 
-    values: Values
+    values: Float32Array
     full_scale: float
 
 
-def smooth(result: Attribution) -> Values:
-    """Return the values float32 [H, W] as they are looked at: maps of single pixels' gradients are blurred."""
-    if result.method not in _SMOOTHED:
+def smooth(result: Attribution) -> Float32Array:
+    """Return the values float32 [H, W] as they are drawn: blurred if the registry marks the method as ``smoothed``."""
+    if not get_method(result.method).smoothed:
         return result.values
     return np.asarray(cv2.GaussianBlur(result.values, (0, 0), SMOOTHING), dtype=np.float32)
 
@@ -85,7 +57,7 @@ def colourise(scaled: Scaled, kind: Kind) -> Pixels:
 
 
 def cut_region(pixels: Pixels, region: tuple[int, int, int, int], side: int = _FIGURE) -> Pixels:
-    """Return the part of the picture that a map covers, its longest side ``side`` pixels."""
+    """Return the part of the image that a map covers, resized to a longest side of ``side`` pixels."""
     x, y, width, height = region
     part = pixels[y : y + height, x : x + width]
     factor = side / max(width, height)
@@ -96,10 +68,10 @@ def cut_region(pixels: Pixels, region: tuple[int, int, int, int], side: int = _F
 
 
 def overlay(result: Attribution, pixels: Pixels, side: int = _FIGURE) -> Pixels:
-    """Return the map over the picture in grey, RGB uint8, longest side ``side``.
+    """Return the map over the grey image, RGB uint8, longest side ``side``.
 
-    Signed maps let the picture show where nothing speaks; measurements are shown alone, since their own pattern is what
-    is looked at.
+    Signed maps are transparent where their values are near zero. Measurements are shown without the image, since it
+    would hide their pattern.
     """
     scaled = scale(result)
     base = cut_region(pixels, result.region, side)
@@ -110,14 +82,14 @@ def overlay(result: Attribution, pixels: Pixels, side: int = _FIGURE) -> Pixels:
     grey = cv2.cvtColor(base, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
     strength = cv2.resize(np.abs(scaled.values), size, interpolation=cv2.INTER_LINEAR)[:, :, None]
     alpha = np.full_like(strength, 0.65) if result.kind == "strength" else 0.15 + 0.7 * np.sqrt(strength)
-    light = 70 + grey * 0.7  # a paler picture leaves dark red and dark blue readable on dark hair
+    light = 70 + grey * 0.7  # on a paler image dark red and dark blue stay readable over dark hair
     return np.asarray(np.clip(light * (1 - alpha) + coloured * alpha, 0, 255), dtype=np.uint8)
 
 
 def render_figure(result: Attribution, pixels: Pixels) -> bytes:
-    """Return a PNG of the picture's part beside its overlay, with title, colour bar and legend.
+    """Return a PNG: the explained part of the image, its overlay, the title, a colour bar and a legend.
 
-    ``pixels`` is the whole upright picture, uint8 [H, W, 3].
+    ``pixels`` is the whole upright image, uint8 [H, W, 3].
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -151,7 +123,7 @@ def render_figure(result: Attribution, pixels: Pixels) -> bytes:
 
 
 def _fit(draw: object, sentence: str, font: object, width: int) -> str:
-    """Return the sentence, cut at a word with an ellipsis where it is wider than ``width`` pixels."""
+    """Return the sentence; one wider than ``width`` pixels is cut after a word and ends in an ellipsis."""
     words = sentence.split()
     while len(words) > 1 and draw.textlength(" ".join(words), font=font) > width:  # type: ignore[attr-defined]
         words = [*words[:-2], words[-2].rstrip(".,;:") + " ..."] if words[-1] != "..." else words[:-1]
@@ -159,6 +131,6 @@ def _fit(draw: object, sentence: str, font: object, width: int) -> str:
 
 
 def quality_text(result: Attribution) -> str:
-    """Return the method's own figures and its seconds in one line."""
+    """Return the method's first four quality figures and its seconds in one line."""
     shown = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in result.quality.items()]
     return ", ".join([*shown[:4], f"{result.seconds:.1f} s"])

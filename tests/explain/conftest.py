@@ -1,9 +1,10 @@
-"""A real Redis, a place to start real workers, and a queue of its own per test."""
+"""A real Redis, real worker processes, and an empty queue per test."""
 
 import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +15,18 @@ from pathlib import Path
 
 import pytest
 
+from veridict.deploy.manifest import default_repository, file_sha256, update_manifest
 from veridict.explain.jobs.client import ExplanationClient
 from veridict.explain.jobs.embedded_redis import EmbeddedRedis
 from veridict.explain.jobs.settings import QueueSettings
 from veridict.explain.methods import METHODS
+from veridict.export.bundled import FACE_WEIGHTS
 
 HERE = Path(__file__).parent
 
 
-def load_workshop():
-    spec = importlib.util.spec_from_file_location("workshop", HERE / "workshop.py")
+def load_fork_server():
+    spec = importlib.util.spec_from_file_location("fork_server", HERE / "fork_server.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -39,8 +42,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0, pause: fl
 
 
 @dataclass
-class Workshop:
-    """Starts workers by forking a process that has imported everything already."""
+class WorkerProcesses:
+    """Starts workers by asking the fork server, which has imported everything already."""
 
     process: subprocess.Popen
     folder: Path
@@ -82,21 +85,21 @@ class Workshop:
 
 
 @pytest.fixture(scope="session")
-def workshop_process(tmp_path_factory) -> Iterator[Workshop]:
+def fork_server(tmp_path_factory) -> Iterator[WorkerProcesses]:
     folder = tmp_path_factory.mktemp("workers")
-    command = [sys.executable, str(HERE / "workshop.py")]
+    command = [sys.executable, str(HERE / "fork_server.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "open\n"
-        yield Workshop(process, folder)
+        yield WorkerProcesses(process, folder)
         process.stdin.close()
 
 
 @pytest.fixture
-def workshop(workshop_process, monkeypatch) -> Iterator[Workshop]:
+def workers(fork_server, monkeypatch) -> Iterator[WorkerProcesses]:
     before = dict(METHODS)
-    load_workshop().register()  # the submitting side must know the names as well
-    yield workshop_process
-    workshop_process.stop_all()
+    load_fork_server().register()  # the submitting process must know the methods too
+    yield fork_server
+    fork_server.stop_all()
     METHODS.clear()
     METHODS.update(before)
 
@@ -124,6 +127,32 @@ def client(settings) -> Iterator[ExplanationClient]:
 
 
 @pytest.fixture(scope="session")
-def pictures(encode, cat) -> list[bytes]:
+def images(encode, cat) -> list[bytes]:
     """Distinct small PNG files."""
     return [encode(cat[i : i + 80, i : i + 96], "PNG") for i in range(40)]
+
+
+@pytest.fixture(scope="session")
+def other_repository_source(tmp_path_factory):
+    """The bundled repository with another face CNN; its weights lie in the repository, as after an export."""
+    from safetensors.numpy import load_file, save_file
+
+    repository = tmp_path_factory.mktemp("other") / "repository"
+    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    path = repository / "face_cnn/1/weights.safetensors"
+    state = load_file(FACE_WEIGHTS)
+    save_file(state | {"dense.weight": -state["dense.weight"]}, path)
+    document = json.loads((repository / "manifest.json").read_text())
+    document["networks"]["face_cnn"] |= {
+        "weights": file_sha256(path),
+        "weight_files": ["face_cnn/1/weights.safetensors"],
+    }
+    (repository / "manifest.json").write_text(json.dumps(document))
+    update_manifest(repository)
+    return repository
+
+
+@pytest.fixture
+def other_repository(other_repository_source, tmp_path):
+    """A copy of that repository for one test."""
+    return shutil.copytree(other_repository_source, tmp_path / "other_repository")

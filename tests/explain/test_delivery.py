@@ -1,5 +1,7 @@
-"""Nothing is lost: workers killed, Redis killed, storage failing, poison; every part is the real one."""
+"""No job is lost when workers or Redis are killed, storage fails or a method fails; every part is the real one."""
 
+import base64
+import contextlib
 import json
 import os
 import signal
@@ -12,10 +14,10 @@ import pytest
 
 from veridict.explain.attribution import Budget
 from veridict.explain.errors import ExplainError
-from veridict.explain.jobs import webhook
 from veridict.explain.jobs.client import ExplanationClient
 from veridict.explain.jobs.embedded_redis import EmbeddedRedis
 from veridict.explain.jobs.settings import QueueSettings
+from veridict.explain.jobs.webhook_signature import ID, SIGNATURE, verify
 
 from .conftest import wait_until
 
@@ -39,7 +41,7 @@ class Receiver:
             def do_POST(self):
                 length = int(self.headers["Content-Length"])
                 body = self.rfile.read(length)
-                if len(body) < length:  # its sender was killed in the middle of it: no request
+                if len(body) < length:  # the sender was killed while sending: no complete request
                     self.close_connection = True
                     return
                 requests.append((dict(self.headers), body))
@@ -64,14 +66,14 @@ class Receiver:
         self.thread.join()
 
 
-SECRET = "a secret of the tests"
+SECRET, OLD_SECRET = ("whsec_" + base64.b64encode(bytes([byte]) * 32).decode() for byte in (1, 2))
 
 
-def test_kill_9_twenty_times_loses_nothing(workshop, client, settings, pictures):
+def test_kill_9_twenty_times_loses_nothing(workers, client, settings, images):
     with Receiver() as receiver:
         environment = {"VERIDICT_WEBHOOK_URL": receiver.url, "VERIDICT_WEBHOOK_SECRET": SECRET}
-        jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:20]]
-        worker = workshop.start(settings, environment=environment)
+        jobs = [client.submit(image, ["slow"]).jobs["slow"] for image in images[:20]]
+        worker = workers.start(settings, environment=environment)
         killed = set()
 
         def first_try_under_way():
@@ -83,11 +85,11 @@ def test_kill_9_twenty_times_loses_nothing(workshop, client, settings, pictures)
 
         while len(killed) < 20:
             job = wait_until(first_try_under_way)
-            workshop.stop(worker, signal.SIGKILL)
+            workers.stop(worker, signal.SIGKILL)
             assert client.status(job).state == "running"  # it died in the middle
             killed.add(job)
-            worker = workshop.start(settings, environment=environment)
-        second = workshop.start(settings, environment=environment)
+            worker = workers.start(settings, environment=environment)
+        second = workers.start(settings, environment=environment)
         wait_until(lambda: all_finished(client, jobs), 40)
         states = [client.status(job) for job in jobs]
         assert {s.state for s in states} == {"done"}
@@ -97,43 +99,42 @@ def test_kill_9_twenty_times_loses_nothing(workshop, client, settings, pictures)
         wait_until(lambda: client.queue.client.xlen(client.queue.events_key) == 0)
         completions = {json.loads(body)["completion"]: json.loads(body)["id"] for _, body in receiver.requests}
         assert sorted(completions.values()) == sorted(jobs)  # each finished once
-        assert workshop.alive(second)
+        assert workers.alive(second)
 
 
-def test_redis_killed_in_the_middle_loses_nothing(workshop, tmp_path, pictures):
+def test_redis_killed_in_the_middle_loses_nothing(workers, tmp_path, images):
     server = EmbeddedRedis(tmp_path / "r")
     server.ensure()
     try:
         settings = QueueSettings(redis_url=server.url, state=tmp_path, lease=0.6, backoff=0.1)
         with ExplanationClient(settings) as client:
-            jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:8]]
-            workshop.start(settings)
+            jobs = [client.submit(image, ["slow"]).jobs["slow"] for image in images[:8]]
+            workers.start(settings)
             wait_until(lambda: sum(client.status(job).finished for job in jobs) >= 2)
             before = {job: client.status(job).state for job in jobs}
-            os.kill(server._process.pid, signal.SIGKILL)
-            server._process.wait()
+            os.kill(client.queue.client.info("server")["process_id"], signal.SIGKILL)
             time.sleep(0.3)
             server.ensure()
             after = {job: client.status(job).state for job in jobs}
             assert all(after[job] == "done" for job in jobs if before[job] == "done")
-            late = client.submit(pictures[8], ["slow"]).jobs["slow"]
+            late = client.submit(images[8], ["slow"]).jobs["slow"]
             wait_until(lambda: all_finished(client, [*jobs, late]), 30)
             assert {client.status(job).state for job in [*jobs, late]} == {"done"}
             assert stored_results(settings) == sorted([*jobs, late])
-        workshop.stop_all()
+        workers.stop_all()
     finally:
         server.stop()
 
 
 @pytest.mark.parametrize(("method", "code"), [("poison", "explain.internal"), ("deadly", "explain.crashed")])
-def test_poison_goes_to_the_dead_letters_and_the_others_proceed(workshop, client, settings, pictures, method, code):
-    bad = client.submit(pictures[0], [method]).jobs[method]
-    good = [client.submit(picture, ["sharpness"]).jobs["sharpness"] for picture in pictures[1:6]]
-    pids = [workshop.start(settings)]
+def test_poison_goes_to_the_dead_letters_and_the_others_proceed(workers, client, settings, images, method, code):
+    bad = client.submit(images[0], [method]).jobs[method]
+    good = [client.submit(image, ["sharpness"]).jobs["sharpness"] for image in images[1:6]]
+    pids = [workers.start(settings)]
 
     def finished():
-        if not workshop.alive(pids[-1]):  # an orchestrator starts dead workers again
-            pids.append(workshop.start(settings))
+        if not workers.alive(pids[-1]):  # an orchestrator starts dead workers again
+            pids.append(workers.start(settings))
         return all_finished(client, [bad, *good])
 
     wait_until(finished, 30)
@@ -141,24 +142,24 @@ def test_poison_goes_to_the_dead_letters_and_the_others_proceed(workshop, client
     assert (status.state, status.code) == ("dead", code)
     (letter,) = client.queue.dead_letters()
     assert (letter.job, letter.code) == (bad, code)
-    assert letter.deliveries == (3 if method == "poison" else 4)  # the fourth is the one that finds it out
+    assert letter.deliveries == (3 if method == "poison" else 4)  # the fourth delivery detects it
     assert len(pids) == (1 if method == "poison" else 4)
     assert {client.status(job).state for job in good} == {"done"}
     with pytest.raises(ExplainError) as caught:
         client.fetch(bad)
     assert caught.value.code == "explain.dead"
-    assert client.submit(pictures[0], [method]).jobs[method] == bad  # no way around the dead letters
+    assert client.submit(images[0], [method]).jobs[method] == bad  # submitting again does not queue it
     assert client.status(bad).state == "dead"
     assert client.queue.requeue(letter)
     assert not client.queue.requeue(letter)
     assert client.queue.dead_letters() == []
 
 
-def test_a_failing_store_is_retried_then_dead_lettered_then_requeued(workshop, client, settings, pictures):
-    job = client.submit(pictures[0], ["sharpness"]).jobs["sharpness"]
+def test_a_failing_store_is_retried_then_dead_lettered_then_requeued(workers, client, settings, images):
+    job = client.submit(images[0], ["sharpness"]).jobs["sharpness"]
     blocked = settings.state / "store" / "results"
     blocked.write_text("a file where the folder belongs")
-    workshop.start(settings)
+    workers.start(settings)
     wait_until(lambda: client.queue.dead_letters(), 20)
     (letter,) = client.queue.dead_letters()
     assert (letter.code, letter.deliveries) == ("explain.store", 3)
@@ -169,59 +170,77 @@ def test_a_failing_store_is_retried_then_dead_lettered_then_requeued(workshop, c
     assert client.wait(job, 20).method == "sharpness"
 
 
-def test_sigterm_finishes_the_job_in_hand(workshop, client, settings, pictures):
-    jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:2]]
-    pid = workshop.start(settings)
+def test_sigterm_finishes_the_job_in_hand(workers, client, settings, images):
+    jobs = [client.submit(image, ["slow"]).jobs["slow"] for image in images[:2]]
+    pid = workers.start(settings)
     wait_until(lambda: client.status(jobs[0]).state == "running")
-    workshop.stop(pid)
+    workers.stop(pid)
     assert [client.status(job).state for job in jobs] == ["done", "queued"]
 
 
-def test_sigterm_returns_a_job_that_takes_too_long_without_counting_it(workshop, client, settings, pictures):
-    job = client.submit(pictures[0], ["slow"], budget=Budget(samples=5000)).jobs["slow"]
-    pid = workshop.start(settings, "--grace", "0.3")
+def test_sigterm_inside_the_lock_of_an_event_does_not_deadlock(workers, settings, client):
+    pid = workers.start(settings, environment={"TEST_SIGTERM_INSIDE_WAIT": "1"})
+    wait_until(lambda: not workers.alive(pid), 15)
+    assert workers.log().read_text().endswith("stopped\n")
+
+
+def test_many_signals_stop_an_idle_worker_once(workers, settings, client):
+    pid = workers.start(settings)
+    wait_until(lambda: "ready:" in workers.log().read_text())
+    with contextlib.suppress(ProcessLookupError):
+        for turn in range(200):
+            os.kill(pid, (signal.SIGTERM, signal.SIGINT)[turn % 2])
+            time.sleep(0.001)
+    wait_until(lambda: not workers.alive(pid), 15)
+    assert workers.log().read_text().count("stopped") == 1
+    assert "Traceback" not in workers.log().read_text()
+
+
+def test_sigterm_returns_a_job_that_takes_too_long_without_counting_it(workers, client, settings, images):
+    job = client.submit(images[0], ["slow"], budget=Budget(samples=5000)).jobs["slow"]
+    pid = workers.start(settings, "--grace", "0.3")
     wait_until(lambda: client.status(job).state == "running")
     started = time.monotonic()
-    workshop.stop(pid)
+    workers.stop(pid)
     assert time.monotonic() - started < 3
     assert client.status(job).state == "queued"
     name = client.queue.streams["live"].name
     (pending,) = client.queue.client.xpending_range(name, "workers", "-", "+", 10)
     assert pending["times_delivered"] == 0
     assert pending["time_since_delivered"] >= settings.lease * 1000  # the next worker may take it at once
-    assert "Traceback" not in workshop.log().read_text()
+    assert "Traceback" not in workers.log().read_text()
 
 
-def test_a_slow_job_is_not_taken_for_a_dead_workers(workshop, client, settings, pictures):
-    job = client.submit(pictures[0], ["slow"], budget=Budget(samples=5000)).jobs["slow"]
+def test_a_slow_job_is_not_taken_for_a_dead_workers(workers, client, settings, images):
+    job = client.submit(images[0], ["slow"], budget=Budget(samples=5000)).jobs["slow"]
     for _ in range(2):
-        workshop.start(settings)
+        workers.start(settings)
     wait_until(lambda: client.status(job).state == "running")
     time.sleep(4 * settings.lease)
     assert client.status(job).deliveries == 1
 
 
-def test_a_worker_revives_the_embedded_redis_that_stopped_with_another_worker(workshop, tmp_path, pictures):
+def test_a_worker_restarts_the_embedded_redis_that_stopped_with_another_worker(workers, tmp_path, images):
     settings = QueueSettings(state=tmp_path, lease=0.6, backoff=0.1)
-    owner = workshop.start(settings)
-    wait_until(lambda: "ready:" in workshop.log().read_text())
-    workshop.start(settings)
-    wait_until(lambda: "ready:" in workshop.log().read_text())
+    owner = workers.start(settings)
+    wait_until(lambda: "ready:" in workers.log().read_text())
+    workers.start(settings)
+    wait_until(lambda: "ready:" in workers.log().read_text())
     with ExplanationClient(settings) as client:
-        jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:3]]
-        workshop.stop(owner)
+        jobs = [client.submit(image, ["slow"]).jobs["slow"] for image in images[:3]]
+        workers.stop(owner)
         wait_until(lambda: all_finished(client, jobs), 30)
         assert stored_results(settings) == sorted(jobs)
-    workshop.stop(workshop.pids[-1])
+    workers.stop(workers.pids[-1])
     assert not (tmp_path / "redis" / "redis.sock").exists()
 
 
-def test_health_and_metrics_of_a_running_worker(workshop, client, settings, pictures):
-    workshop.start(settings)
-    line = wait_until(lambda: [x for x in workshop.log().read_text().splitlines() if x.startswith("ready:")])[0]
+def test_health_and_metrics_of_a_running_worker(workers, client, settings, images):
+    workers.start(settings)
+    line = wait_until(lambda: [x for x in workers.log().read_text().splitlines() if x.startswith("ready:")])[0]
     base = line.rpartition("metrics ")[2].removesuffix("/metrics")
-    client.wait(client.submit(pictures[0], ["sharpness"]).jobs["sharpness"], 20)
-    client.submit(pictures[0], ["ela"])  # a PNG: refused for good
+    client.wait(client.submit(images[0], ["sharpness"]).jobs["sharpness"], 20)
+    client.submit(images[0], ["ela"])  # a PNG: refused for good
     wait_until(lambda: b"explain.not_applicable" in urllib.request.urlopen(f"{base}/metrics").read())
     text = urllib.request.urlopen(f"{base}/metrics").read().decode()
     assert 'veridict_explain_seconds_count{method="sharpness"} 1.0' in text
@@ -237,18 +256,21 @@ def test_health_and_metrics_of_a_running_worker(workshop, client, settings, pict
     caught.value.close()
 
 
-def test_webhooks_are_signed_and_retried(workshop, client, settings, pictures):
+def test_webhooks_are_signed_and_retried(workers, client, settings, images):
     with Receiver(500, 302) as receiver:
-        environment = {"VERIDICT_WEBHOOK_URL": receiver.url, "VERIDICT_WEBHOOK_SECRET": SECRET}
-        workshop.start(settings, environment=environment)
-        job = client.submit(pictures[0], ["sharpness"]).jobs["sharpness"]
+        secrets = f"{SECRET} {OLD_SECRET}"
+        environment = {"VERIDICT_WEBHOOK_URL": receiver.url, "VERIDICT_WEBHOOK_SECRET": secrets}
+        workers.start(settings, environment=environment)
+        job = client.submit(images[0], ["sharpness"]).jobs["sharpness"]
         wait_until(lambda: len(receiver.requests) == 3, 20)
-        headers, body = receiver.requests[-1]
-        assert webhook.verify(SECRET, headers[webhook.TIMESTAMP], body, headers[webhook.SIGNATURE])
-        assert not webhook.verify(SECRET, headers[webhook.TIMESTAMP], body + b" ", headers[webhook.SIGNATURE])
-        assert not webhook.verify("another", headers[webhook.TIMESTAMP], body, headers[webhook.SIGNATURE])
-        assert not webhook.verify(SECRET, "1", body, webhook.sign(SECRET, "1", body))  # replayed much later
-        document = json.loads(body)
+        for headers, body in receiver.requests:
+            assert verify(SECRET, headers, body)
+            assert verify(OLD_SECRET, headers, body)
+            assert not verify(SECRET, headers, body + b" ")
+        received = [{name.lower(): value for name, value in headers.items()} for headers, _ in receiver.requests]
+        assert [len(headers[SIGNATURE].split()) for headers in received] == [2, 2, 2]
+        document = json.loads(receiver.requests[-1][1])
         assert (document["id"], document["state"]) == (job, "done")
+        assert {headers[ID] for headers in received} == {document["completion"]}  # the same id on every attempt
         wait_until(lambda: client.queue.client.xlen(client.queue.events_key) == 0)
         assert len(receiver.requests) == 3

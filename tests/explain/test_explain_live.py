@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from veridict.client import DetectorClient
+from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.command import main
 from veridict.explain.attribution import Budget, Cancellation
 from veridict.explain.errors import ExplainError
-from veridict.explain.jobs.gate import Gate, Pace, VerdictCounter
+from veridict.explain.jobs.duty_cycle import DutyCycle, DutyCycleLimiter, VerdictCounter
 from veridict.explain.methods import run_method
 from veridict.explain.models import Models
+from veridict.explain.served import FaceScorer
 from veridict.explain.subject import read_subject
-from veridict.explain.triton_scorer import TritonScorer
 from veridict.export.models.face_cnn import FaceCNN
+from veridict.forensics.signature import FACE_CNN_EXPLAIN
 
 from .conftest import wait_until
 
@@ -36,25 +37,25 @@ def face_file(tmp_path, encode, astronaut):
 
 def test_the_served_scores_are_the_held_models(triton, face_file):
     subject = read_subject(face_file.read_bytes())
-    models = Models(url=triton.url)
+    models = Models(server=ClientConfig(triton.url))
     served = models.scorer(np.stack([subject.crop] * 20))  # more than a request holds
     with torch.inference_mode():
         held = models.face(torch.from_numpy(subject.crop)[None])[0, 0].item()
     assert served.shape == (20,)
     assert np.allclose(served, held, atol=0.05)
-    assert TritonScorer(triton.url)(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
+    assert FaceScorer(ClientConfig(triton.url), FACE_CNN_EXPLAIN)(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
 
 
 def test_gradients_work_after_the_server_was_asked_first(triton, face_file):
-    models = Models(url=triton.url)
-    assert models.scorer is not None  # comparing it with the held network is what loads that
+    models = Models(server=ClientConfig(triton.url))
+    assert models.scorer is not None  # the comparison with the held network has loaded that network
     result = run_method("saliency", read_subject(face_file.read_bytes()), models, Budget())
     assert result.values.max() > 0
 
 
 def test_shap_adds_up_on_the_served_network(triton, face_file):
     subject = read_subject(face_file.read_bytes())
-    result = run_method("shap", subject, Models(url=triton.url), Budget(samples=60))
+    result = run_method("shap", subject, Models(server=ClientConfig(triton.url)), Budget(samples=60))
     total = result.quality["base_value"] + float(result.values.astype(np.float64).sum())
     assert total == pytest.approx(result.score, abs=1e-3)
 
@@ -62,15 +63,36 @@ def test_shap_adds_up_on_the_served_network(triton, face_file):
 def test_a_server_with_other_weights_is_refused(triton):
     torch.manual_seed(0)
     with pytest.raises(ExplainError) as caught:
-        _ = Models(url=triton.url, face=FaceCNN()).scorer
+        _ = Models(server=ClientConfig(triton.url), face=FaceCNN()).scorer
     assert caught.value.code == "explain.model_mismatch"
+
+
+def test_networks_of_another_repository_than_the_served_one_are_refused(triton, other_repository):
+    """Gradient methods need no server, but where there is one they must explain what it serves."""
+    models = Models(server=ClientConfig(triton.url), repository=other_repository)
+    with pytest.raises(ExplainError) as caught:
+        _ = models.face
+    assert caught.value.code == "explain.model_mismatch"
+    assert Models(server=ClientConfig(triton.url)).clip is not None, "the served image encoder is the bundled one"
+    unreachable = Models(server=ClientConfig("127.0.0.1:1"), repository=other_repository)
+    assert unreachable.face is not None
+
+
+def test_the_default_face_is_the_verdicts(triton, face_file, three_faces, encode):
+    data = encode(three_faces)
+    with DetectorClient(triton.url) as client:
+        verdict = client.detect(data)
+    worst = max(range(3), key=lambda i: verdict.faces[i].fake_probability)
+    subject = read_subject(data, score_faces=Models(server=ClientConfig(triton.url)).score_faces)
+    assert subject.face_index == worst
+    assert tuple(subject.box) == verdict.faces[worst].box
 
 
 def test_explanations_wait_while_the_server_gives_verdicts(triton, face_file):
     subject, models = read_subject(face_file.read_bytes()), Models()
-    run_method("saliency", subject, models, Budget())  # loads the network: no part of what is timed
-    counter, pace, waits, done = VerdictCounter(triton.url), Pace(0.2), [], threading.Event()
-    gate = Gate(pace, counter, note=waits.append)
+    run_method("saliency", subject, models, Budget())  # loads the network, so that loading is not timed
+    counter, duty_cycle, pauses, done = VerdictCounter(ClientConfig(triton.url)), DutyCycle(0.2), [], threading.Event()
+    limiter = DutyCycleLimiter(duty_cycle, counter, on_pause=pauses.append)
     before = counter()
 
     def ask_on():
@@ -78,23 +100,23 @@ def test_explanations_wait_while_the_server_gives_verdicts(triton, face_file):
             while not done.is_set():
                 client.detect(face_file)
 
-    gate.start()
+    limiter.start()
     with ThreadPoolExecutor(1) as pool:
         try:
             asking = pool.submit(ask_on)
-            wait_until(lambda: pace.closed)
-            gate.begin()
+            wait_until(lambda: duty_cycle.limiting)
+            limiter.begin()
             started = time.perf_counter()
-            result = run_method("saliency", subject, models, Budget(), Cancellation(60.0, gate))
+            result = run_method("saliency", subject, models, Budget(), Cancellation(60.0, limiter))
             passed = time.perf_counter() - started
         finally:
             done.set()
         asking.result()
     assert counter() > before
-    assert sum(waits) > 0.3  # the first slice alone makes 0.4
-    assert 0 < result.seconds <= passed - sum(waits) + 0.01
-    wait_until(lambda: not pace.closed, 5)
-    gate.stop()
+    assert sum(pauses) > 0.3  # the first slice alone makes 0.4
+    assert 0 < result.seconds <= passed - sum(pauses) + 0.01
+    wait_until(lambda: not duty_cycle.limiting, 5)
+    limiter.stop()
 
 
 def test_the_command_writes_maps_arrays_and_report(triton, face_file, tmp_path, capsys):
@@ -172,4 +194,4 @@ def test_a_worker_on_the_embedded_redis_answers_the_command(triton, face_file, t
             worker.terminate()
             assert worker.wait(30) == 0
     log.close()
-    assert not (state / "redis" / "redis.sock").exists()  # its Redis stopped with it
+    assert not (state / "redis" / "redis.sock").exists()  # the worker stopped its Redis

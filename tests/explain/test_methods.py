@@ -7,7 +7,7 @@ import torch
 
 from veridict.explain.attribution import Attribution, Budget, Cancellation
 from veridict.explain.errors import ExplainError
-from veridict.explain.methods import FACE_METHODS, METHODS, get_method, get_methods, run_method
+from veridict.explain.methods import METHODS, run_method
 from veridict.explain.methods.lime_superpixels import superpixels
 from veridict.explain.methods.shap_partition import background
 from veridict.explain.models import Models
@@ -21,6 +21,7 @@ from veridict.forensics.preprocess import prepare
 pytestmark = pytest.mark.export
 
 SMALL = Budget(steps=16, samples=40, seconds=60)
+FACE_METHODS = [method.name for method in METHODS.values() if method.model == "face_cnn"]
 
 
 class Linear(torch.nn.Module):
@@ -90,7 +91,7 @@ def test_the_crop_region_is_what_the_pipeline_cuts(encode, astronaut):
 def test_subjects_are_what_the_detector_saw(encode, astronaut):
     data = encode(np.repeat(np.repeat(astronaut, 4, axis=0), 4, axis=1))
     seen, subject = prepare(data), read_subject(data)
-    assert subject.boxes == seen.boxes
+    assert tuple(subject.boxes) == seen.observation.boxes
     assert np.array_equal(subject.crop, seen.crops[0])
     assert np.array_equal(subject.view, seen.view)
 
@@ -117,7 +118,7 @@ def test_integrated_gradients_of_a_linear_model_are_w_times_the_difference(subje
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_integrated_gradients_are_complete_within_one_percent_on_the_real_network(encode, astronaut, real, step):
-    # Of a difference near zero one per cent is out of reach: these pictures differ from the baseline by over a logit.
+    # One per cent of a difference near zero cannot be reached: here image and baseline differ by over a logit.
     subject = read_subject(encode(np.ascontiguousarray(astronaut[::step, ::step]), quality=90))
     result = run_method("integrated_gradients", subject, Models(face=real), Budget())
     difference = result.quality["output_difference"]
@@ -195,7 +196,7 @@ def test_lime_recovers_a_planted_superpixel(subject):
 
 @pytest.mark.parametrize("name", FACE_METHODS)
 def test_randomised_weights_change_every_map(subject, real, name):
-    """The sanity check of Adebayo et al. (2018): a map that survives randomising shows the picture, not the model."""
+    """The sanity check of Adebayo et al. (2018): a map that survives randomising shows the image, not the model."""
     torch.manual_seed(11)
     random = FaceCNN().eval()
     maps = []
@@ -221,7 +222,7 @@ def test_forensic_maps_point_at_what_was_changed(encode, cat):
         assert inside > 1.5 * np.median(result.values), name
 
 
-def test_maps_of_large_pictures_stay_bounded(encode, astronaut):
+def test_maps_of_large_images_stay_bounded(encode, astronaut):
     large = np.kron(astronaut[:100], np.ones((1, 4, 1), np.uint8))
     result = run_method("ela", read_subject(encode(large)), Models(), SMALL)
     assert max(result.values.shape) == 1024
@@ -241,20 +242,8 @@ def test_what_does_not_apply_says_so(encode, coffee, subject):
         read_subject(b"no image")
     with pytest.raises(ExplainError, match="face 3 of 1"):
         run_method("saliency", Subject(subject.image, 3), Models(face=OneFeature()), SMALL)
-    with pytest.raises(ExplainError, match="understood"):
+    with pytest.raises(ExplainError, match="not valid"):
         read_subject(encode(coffee), -1)
-
-
-def test_unknown_methods_and_bounds_are_refused():
-    with pytest.raises(ExplainError, match="there are saliency"):
-        get_method("magic")
-    with pytest.raises(ExplainError):
-        get_methods([])
-    assert [m.name for m in get_methods(["ela", "lime", "ela"])] == ["ela", "lime"]
-    for bad in ({"steps": 1}, {"samples": 10**6}, {"seconds": 0}, {"steps": "many"}, {"colour": 1}):
-        with pytest.raises(ExplainError) as caught:
-            Budget.from_mapping(bad)
-        assert caught.value.code == "explain.bad_request"
 
 
 @pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "shap", "lime", "clip_occlusion"])
@@ -304,8 +293,3 @@ def test_attributions_are_finite_maps_and_survive_json(subject, weights):
         Attribution.from_document({"method": "saliency"}, result.values)
     with pytest.raises(ExplainError):
         Attribution(**{**vars(result), "values": np.full((2, 2), np.nan, np.float32)})
-
-
-def test_the_registry_names_every_method_file():
-    assert len(METHODS) == 10
-    assert {m.model for m in METHODS.values()} == {"face_cnn", "clip", "forensics"}

@@ -1,4 +1,4 @@
-"""Pictures of maps: colours mean what the legend says, scales agree, and the report stands alone."""
+"""Drawn maps: colours mean what the legend says, all methods share one scale, and the report is self-contained."""
 
 import io
 from dataclasses import replace
@@ -9,8 +9,9 @@ from PIL import Image
 
 from veridict.explain.attribution import Attribution
 from veridict.explain.errors import ExplainError
+from veridict.explain.reports.colours import colour_table, css_stops, ends
 from veridict.explain.reports.image_report import render_image_report
-from veridict.explain.reports.render import colour_table, colourise, cut_region, ends, overlay, render_figure, scale
+from veridict.explain.reports.render import colourise, cut_region, overlay, render_figure, scale, smooth
 from veridict.explain.subject import read_subject
 
 
@@ -24,8 +25,8 @@ def make(values, method="lime", kind="signed"):
 def test_red_is_fake_blue_is_real_and_white_is_neither():
     values = np.zeros((10, 30))
     values[:, :10], values[:, 20:] = -2.0, 2.0
-    picture = colourise(scale(make(values)), "signed").astype(int)
-    left, middle, right = picture[5, 2], picture[5, 15], picture[5, 27]
+    image = colourise(scale(make(values)), "signed").astype(int)
+    left, middle, right = image[5, 2], image[5, 15], image[5, 27]
     assert left[2] > left[0] + 80
     assert right[0] > right[2] + 80
     assert middle.min() > 240
@@ -40,8 +41,21 @@ def test_colours_are_monotone_in_lightness_where_people_read_amounts():
     signed = lightness(colour_table("signed"))
     assert (np.diff(signed[:128]) > -0.6).all()
     assert (np.diff(signed[128:]) < 0.6).all()
-    # red and blue stay apart for red-blind eyes too, through their blue channel
+    # red-blind people tell red and blue apart by the blue channel
     assert colour_table("signed")[0][2] - int(colour_table("signed")[-1][2]) > 100
+
+
+def test_the_colour_bar_of_reports_has_the_colours_of_the_map():
+    for kind in ("signed", "strength", "measurement"):
+        stops = css_stops(kind).split(", ")
+        assert stops[0] == "#{:02x}{:02x}{:02x}".format(*colour_table(kind)[0])
+        assert stops[-1] == "#{:02x}{:02x}{:02x}".format(*colour_table(kind)[-1])
+
+
+def test_only_maps_of_methods_marked_as_smoothed_are_blurred():
+    values = np.random.default_rng(1).normal(size=(40, 40))
+    assert smooth(make(values, "saliency", "strength")).std() < 0.5 * values.std()
+    assert np.array_equal(smooth(make(values, "lime")), values.astype(np.float32))
 
 
 def test_the_scale_is_the_same_for_every_method_whatever_its_unit():
@@ -65,7 +79,7 @@ def test_overlays_cover_the_region_they_explain(cat):
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (40, 400), (400, 40)])
-def test_figures_hold_pictures_bar_and_legend(cat, shape):
+def test_figures_hold_images_bar_and_legend(cat, shape):
     values = np.random.default_rng(0).normal(size=shape)
     image = Image.open(io.BytesIO(render_figure(make(values), np.ascontiguousarray(np.resize(cat, (*shape, 3))))))
     assert image.format == "PNG"
@@ -88,6 +102,6 @@ def test_the_report_stands_alone_and_escapes(encode, astronaut):
     assert "<script" not in html
     assert "http" not in html
     assert "no server &lt;here&gt;" in html
-    assert html.count("data:image/webp;base64,") == 4  # the picture, the crop, two maps
+    assert html.count("data:image/webp;base64,") == 4  # the image, the crop, two maps
     assert "more seconds than its budget" in html
     assert "no proof of manipulation" in html

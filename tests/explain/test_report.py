@@ -1,10 +1,13 @@
 """The report holds everything in one file, in words a reader understands, and escapes what it is given."""
 
+import jinja2
 import numpy as np
+import pytest
 
 from veridict.deploy.demo import blend_face, generated_texture, sample_images, splice
-from veridict.deploy.repository import default_repository
-from veridict.explain.reports.maps import FULL_SCALE, error_level_picture, mark_faces, render_map
+from veridict.deploy.manifest import default_repository
+from veridict.explain.reports.html import evidence_bars, render_template
+from veridict.explain.reports.maps import FULL_SCALE, error_level_image, mark_faces, render_map
 from veridict.explain.reports.report import Entry, render_report
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics.decode import decode_image
@@ -19,7 +22,12 @@ def test_report_is_self_contained_and_escaped():
     html = render_report([*entries, Entry("broken", b"", None, "[image.empty] the image has no bytes")])
     assert "<b>photo" not in html
     assert "http" not in html.replace("http-equiv", "")
-    assert html.count("data:image/jpeg;base64,") == 3  # two pictures, one ELA map: a PNG has none
+    assert html.count("data:image/webp;base64,") == 3  # two images, one ELA map: a PNG has none
+    assert html.count("linear-gradient(90deg, #440154,") == 1  # the colour bar of the ELA map
+    for verdict in verdicts:
+        widths = [bar["width"] for bar in evidence_bars(verdict)]
+        assert len(widths) == len(verdict.evidence)
+        assert 0 <= min(widths) <= max(widths) <= 50.0
     assert "a PNG file carries no JPEG compression history" in html
     assert "[image.empty]" in html
 
@@ -43,11 +51,24 @@ def test_manipulations_change_what_they_say(astronaut, cat):
 
 
 def test_maps(encode, cat):
-    picture = error_level_picture(decode_image(encode(cat)))
-    assert picture is not None
-    assert picture.shape == cat.shape
-    assert error_level_picture(decode_image(encode(cat, "PNG"))) is None
+    image = error_level_image(decode_image(encode(cat)))
+    assert image is not None
+    assert image.shape == cat.shape
+    assert error_level_image(decode_image(encode(cat, "PNG"))) is None
     ends = render_map(np.array([[0.0, FULL_SCALE, 99.0]]))
     assert ends[0, 0].tolist() == [68, 1, 84]
     assert ends[0, 1].tolist() == ends[0, 2].tolist()
     assert not np.array_equal(mark_faces(cat, [(10, 10, 50, 50)], ["0.5"]), cat)
+
+
+def test_templates_escape_values_and_refuse_undefined_names(tmp_path):
+    template = tmp_path / "page.html"
+    template.write_text(
+        '{% import "parts.html" as parts %}\n{{ name }}{{ parts.scale("red, blue", ["<low>", "high"]) }}'
+    )
+    page = render_template(template, name="<b>")
+    assert page.startswith("&lt;b&gt;")
+    assert "<span>&lt;low&gt;</span><span>high</span>" in page
+    template.write_text("{{ nmae }}")
+    with pytest.raises(jinja2.UndefinedError):
+        render_template(template, name="<b>")

@@ -56,8 +56,8 @@ def bucket(s3_server, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def result(pictures):
-    return run_method("sharpness", read_subject(pictures[0]), Models(), Budget())
+def result(images):
+    return run_method("sharpness", read_subject(images[0]), Models(), Budget())
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -65,10 +65,10 @@ def store(request, tmp_path):
     return Store(str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket"))
 
 
-def test_what_is_stored_comes_back(store, pictures, result):
-    sha = store.put_image(pictures[0])
-    assert store.put_image(pictures[0]) == sha
-    assert store.get_image(sha) == pictures[0]
+def test_what_is_stored_comes_back(store, images, result):
+    sha = store.put_image(images[0])
+    assert store.put_image(images[0]) == sha
+    assert store.get_image(sha) == images[0]
     job = f"{sha}-sharpness-forensics-1"
     assert store.state(job) is None
     with pytest.raises(ExplainError, match="no result yet"):
@@ -89,14 +89,14 @@ def test_what_is_stored_comes_back(store, pictures, result):
         assert caught.value.code == "explain.unknown_image"
 
 
-def test_a_worker_delivers_to_s3(settings, redis_server, bucket, pictures):
+def test_a_worker_delivers_to_s3(settings, redis_server, bucket, images):
     settings = QueueSettings(**{**vars(settings), "store_url": bucket})
     with ExplanationClient(settings) as client:
         client.queue.client.flushall()
         queue = JobQueue(settings, settings.redis_url, "worker")
         worker = Worker(queue, Store(settings.store), Models(), Metrics(queue))
-        queue.prepare(worker.models.versions)
-        job = client.submit(pictures[0], ["sharpness"]).jobs["sharpness"]
+        queue.register_worker(worker.models.versions)
+        job = client.submit(images[0], ["sharpness"]).jobs["sharpness"]
         worker.handle(queue.take())
         assert client.wait(job, 5).method == "sharpness"
         assert Image.open(io.BytesIO(client.figure(job))).format == "PNG"
@@ -104,7 +104,7 @@ def test_a_worker_delivers_to_s3(settings, redis_server, bucket, pictures):
         queue.close()
 
 
-def test_s3_going_away_in_the_middle_of_a_job_loses_nothing(workshop, client, settings, pictures, monkeypatch):
+def test_s3_going_away_in_the_middle_of_a_job_loses_nothing(workers, client, settings, images, monkeypatch):
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -114,17 +114,17 @@ def test_s3_going_away_in_the_middle_of_a_job_loses_nothing(workshop, client, se
     settings = QueueSettings(**{**vars(settings), "store_url": create_bucket()})
     try:
         with ExplanationClient(settings) as client:
-            jobs = [client.submit(picture, ["slow"]).jobs["slow"] for picture in pictures[:2]]
-            workshop.start(settings, environment=environment)
+            jobs = [client.submit(image, ["slow"]).jobs["slow"] for image in images[:2]]
+            workers.start(settings, environment=environment)
             wait_until(lambda: client.status(jobs[0]).state == "running")
             server.stop()  # the connection is refused from here on: the first job cannot store what it computes
             seen = set()
 
-            def buried():
+            def all_dead_lettered():
                 seen.update(client.status(job).state for job in jobs)
                 return len(client.queue.dead_letters()) == 2
 
-            wait_until(buried, 60)
+            wait_until(all_dead_lettered, 60)
             assert "done" not in seen  # never acknowledged unstored
             letters = {letter.job: letter for letter in client.queue.dead_letters()}
             assert set(letters) == set(jobs)
@@ -147,9 +147,9 @@ def test_a_bucket_that_is_not_there_is_a_store_error(bucket):
     assert caught.value.code == "explain.store"
 
 
-def test_damage_is_noticed(tmp_path, pictures, result):
+def test_damage_is_noticed(tmp_path, images, result):
     store = Store(str(tmp_path))
-    sha = store.put_image(pictures[0])
+    sha = store.put_image(images[0])
     (tmp_path / "images" / sha).write_bytes(b"another file")
     with pytest.raises(ExplainError, match="damaged"):
         store.get_image(sha)
@@ -159,7 +159,7 @@ def test_damage_is_noticed(tmp_path, pictures, result):
     with pytest.raises(ExplainError, match="missing"):
         store.get_result(job)
     (tmp_path / "results" / sha / job / "result.json").write_text('{"schema": "other"}')
-    with pytest.raises(ExplainError, match="no veridict-explanation/1"):
+    with pytest.raises(ExplainError, match="not of schema veridict-explanation/1"):
         store.state(job)
     with pytest.raises(ExplainError, match="nothing-like-this"):
         Store("nothing-like-this://x")

@@ -1,12 +1,13 @@
 """Worker processes for the delivery tests: imports once, then forks a real worker per line of standard input.
 
-The methods that sleep, fail or die are registered here, in the test's own process, and nowhere in the product.
+The methods that sleep, fail or die exist only in this process and in the test's own, not in the product.
 """
 
 import json
 import os
 import signal
 import sys
+import threading
 import time
 import types
 
@@ -14,6 +15,8 @@ from veridict.explain.methods import METHODS, Method
 from veridict.explain.methods.local_sharpness import attribute as sharpness
 
 SLEEP = 0.35
+#: Name of the environment variable that makes a worker receive SIGTERM at the worst moment.
+SIGTERM_INSIDE_WAIT = "TEST_SIGTERM_INSIDE_WAIT"
 
 
 def slow(subject, models, budget, cancellation):
@@ -38,9 +41,9 @@ def deadly(*arguments):
 
 
 def register():
-    """Make the test methods known in this process; return their names."""
+    """Register the test methods in this process; return their names."""
     for function in (slow, poison, deadly):
-        module = types.ModuleType(f"workshop_{function.__name__}")
+        module = types.ModuleType(f"test_method_{function.__name__}")
         module.attribute = function
         sys.modules[module.__name__] = module
         name = function.__name__
@@ -48,8 +51,23 @@ def register():
     return ["slow", "poison", "deadly"]
 
 
+def send_sigterm_inside_wait():
+    """Let SIGTERM arrive whenever the worker's main loop is inside ``Event.wait`` and holds the lock of the event."""
+    original = threading.Event.wait
+
+    def wait(event, timeout=None):
+        caller = sys._getframe(1).f_globals["__name__"]
+        if threading.current_thread() is threading.main_thread() and caller == "veridict.explain.jobs.worker":
+            with event._cond:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.05)  # Python runs the signal handler here, in this thread
+        return original(event, timeout)
+
+    threading.Event.wait = wait
+
+
 def main():
-    import torch  # noqa: F401 - a second that no forked worker spends again
+    import torch  # noqa: F401 - takes a second, which the forked workers save
 
     from veridict.explain.jobs import cli_worker
     from veridict.explain.reports import render  # noqa: F401
@@ -72,6 +90,8 @@ def main():
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.environ.update(order.get("environment", {}))
+        if SIGTERM_INSIDE_WAIT in os.environ:
+            send_sigterm_inside_wait()
         os._exit(cli_worker.run(parser.parse_args(order["arguments"])))
 
 

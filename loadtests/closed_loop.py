@@ -1,6 +1,6 @@
-"""The load generator: a closed loop of threads, each with its own call, timed after a lead-in.
+"""Closed-loop load generator: a fixed number of threads, each of which waits for its answer before it sends again.
 
-It lives in the benchmark's process and shares the cores with what it measures, so every block says what it cost.
+It runs in the benchmark's process and shares the cores with what it measures, so each block reports its own CPU time.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from dataclasses import dataclass
 
 from .machine import Memory, ProcessTree, busy_seconds
 
-#: Sends one request, waits for the answer and returns how many images it held.
+#: Sends one request, waits for the answer and returns the number of images in the request.
 Call = Callable[[], int]
-#: Opens what one thread calls with (a keep-alive connection), and closes it.
+#: Opens one thread's connection, yields its call, and closes the connection.
 Connect = Callable[[], AbstractContextManager[Call]]
-#: Seconds at the start of a block that are not counted: connections, batch sizes and caches settle.
-LEAD = 0.4
-#: Pause after a refusal, so that a full server is not asked in a busy loop.
-_AFTER_REFUSAL = 0.01
+#: Warm-up at the start of a block in seconds. It is not counted: connections, batch sizes and caches settle.
+WARM_UP = 0.4
+#: Pause after a rejection in seconds, so that a full server is not asked in a busy loop.
+_BACKOFF = 0.01
 
 
-class RefusedError(Exception):
-    """The server answered that it does not judge this request (overload); counted, not fatal."""
+class RejectedError(Exception):
+    """The server rejected the request because it is overloaded. The rejection is counted and the block continues."""
 
 
 @dataclass(frozen=True)
 class Block:
     """One timed block.
 
-    ``latencies`` are milliseconds per answered request; ``seconds`` runs from the end of the lead-in to the last
-    answer; ``server_cpu`` and ``generator_cpu`` are CPU seconds spent in it (None: there is no server process),
-    ``other_cpu`` those that everything else on the machine took meanwhile.
+    ``latencies`` are milliseconds per answered request. ``seconds`` is the time from the end of the warm-up to the last
+    answer. ``server_cpu`` and ``generator_cpu`` are CPU seconds in that time; ``server_cpu`` and ``memory`` are None
+    where there is no server process. ``other_cpu`` is the CPU time of everything else on the machine.
     """
 
     latencies: tuple[float, ...]
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def rate(self) -> float:
-        """Return images per second."""
+        """Return the throughput in images per second."""
         return self.images / self.seconds
 
 
@@ -58,53 +58,54 @@ class _Answer:
     images: int
 
 
-def _repeat(connect: Connect, ends: float) -> tuple[list[_Answer], list[float]]:
-    answers, refusals = [], []
+def _send_until(connect: Connect, ends: float) -> tuple[list[_Answer], list[float]]:
+    """Send one request after the other until ``ends``; return the answers and the times of the rejections."""
+    answers, rejections = [], []
     with connect() as call:
         while (started := time.perf_counter()) < ends:
             try:
                 images = call()
-            except RefusedError:
-                refusals.append(time.perf_counter())
-                time.sleep(_AFTER_REFUSAL)
+            except RejectedError:
+                rejections.append(time.perf_counter())
+                time.sleep(_BACKOFF)
             else:
                 answers.append(_Answer(started, time.perf_counter(), images))
-    return answers, refusals
+    return answers, rejections
 
 
-def _cpu(tree: ProcessTree | None) -> tuple[float, float, float]:
+def _cpu_seconds(tree: ProcessTree | None) -> tuple[float, float, float]:
     """Return the CPU seconds so far of the generator, of the server, and of the whole machine."""
     return time.process_time(), tree.cpu_seconds() if tree else 0.0, busy_seconds()
 
 
-def drive(
-    connect: Connect, concurrency: int, seconds: float, tree: ProcessTree | None = None, lead: float = LEAD
+def run_closed_loop(
+    connect: Connect, concurrency: int, seconds: float, tree: ProcessTree | None = None, warm_up: float = WARM_UP
 ) -> Block:
-    """Call from ``concurrency`` threads for ``lead + seconds``, each one request after the other; return the figures.
+    """Send requests from ``concurrency`` threads for ``warm_up + seconds`` seconds and return the measured block.
 
-    Answers that end within the lead-in are not counted. ``tree`` is the server's process tree.
+    Answers that arrive during the warm-up are not counted. ``tree`` is the server's process tree.
 
     Raises:
-        RuntimeError: nothing was answered in the whole block.
+        RuntimeError: no request was answered after the warm-up.
     """
     begun = time.perf_counter()
-    counted, ends = begun + lead, begun + lead + seconds
+    counted_from, ends = begun + warm_up, begun + warm_up + seconds
     with ThreadPoolExecutor(concurrency) as pool:
-        waiting = [pool.submit(_repeat, connect, ends) for _ in range(concurrency)]
-        time.sleep(max(0.0, counted - time.perf_counter()))
-        before = _cpu(tree)
-        parts = [job.result() for job in waiting]
-    own, server, everything = (after - earlier for after, earlier in zip(_cpu(tree), before, strict=True))
-    answers = [answer for part, _ in parts for answer in part if answer.ended > counted]
+        threads = [pool.submit(_send_until, connect, ends) for _ in range(concurrency)]
+        time.sleep(max(0.0, counted_from - time.perf_counter()))
+        before = _cpu_seconds(tree)
+        parts = [thread.result() for thread in threads]
+    generator, server, machine = (after - earlier for after, earlier in zip(_cpu_seconds(tree), before, strict=True))
+    answers = [answer for part, _ in parts for answer in part if answer.ended > counted_from]
     if not answers:
         raise RuntimeError("no request of the block was answered")
     return Block(
         latencies=tuple(1e3 * (a.ended - a.started) for a in answers),
         images=sum(a.images for a in answers),
-        rejected=sum(1 for _, refusals in parts for at in refusals if at > counted),
-        seconds=max(a.ended for a in answers) - counted,
-        generator_cpu=own,
+        rejected=sum(1 for _, rejections in parts for at in rejections if at > counted_from),
+        seconds=max(a.ended for a in answers) - counted_from,
+        generator_cpu=generator,
         server_cpu=server if tree else None,
         memory=tree.memory() if tree else None,
-        other_cpu=max(0.0, everything - own - server),
+        other_cpu=max(0.0, machine - generator - server),
     )

@@ -1,4 +1,4 @@
-"""What ran where: the machine in words, versions, and the CPU time and memory of a process tree."""
+"""Describes the machine and the installed versions, and measures the CPU time and memory of a process tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 from veridict.deploy.repository import query_gpus
 
 _MEBIBYTE = 1024**2
-#: Distributions whose version belongs to a result.
+#: Distributions that affect the figures; reports list their versions.
 DISTRIBUTIONS = (
     "nvidia-pytriton",
     "tritonclient",
@@ -22,7 +22,6 @@ DISTRIBUTIONS = (
     "onnxruntime",
     "opencv-python-headless",
     "simplejpeg",
-    "nvidia-nvimgcodec-cu13",
     "pillow",
     "numpy",
     "torch",
@@ -36,14 +35,17 @@ DISTRIBUTIONS = (
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a process tree in MiB: resident (shared pages counted in each process), and proportional."""
+    """Memory of a process tree in MiB.
+
+    ``rss`` is the resident set size, which counts shared pages in every process; ``pss`` is the proportional set size.
+    """
 
     rss: float
     pss: float
 
 
 def describe_machine() -> str:
-    """Return cores, processor and Python in one line, without the machine's name."""
+    """Return cores, processor, Python and GPUs in one line, without the host name."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -56,12 +58,12 @@ def describe_machine() -> str:
 
 
 def describe_gpus() -> str:
-    """Return the names of the GPUs that ``nvidia-smi`` lists; "" where there are none or it is absent."""
+    """Return the names of the GPUs that ``nvidia-smi`` lists; "" where it lists none or is not installed."""
     return ", ".join(query_gpus("name"))
 
 
 def installed_versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
-    """Return name -> version of those distributions that are installed."""
+    """Return the version of every named distribution that is installed, by name."""
     found = {}
     for name in names:
         try:
@@ -72,17 +74,17 @@ def installed_versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
 
 
 def busy_seconds() -> float:
-    """Return the CPU seconds that all processes took from this machine's cores so far, and other guests stole."""
+    """Return the CPU seconds that all processes have used so far, and those that other virtual machines have stolen."""
     times = psutil.cpu_times()._asdict()
     # Guest time is part of user time.
     return float(sum(v for name, v in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
 
 
 class ProcessTree:
-    """A process and all its descendants, as they are at the moment of each question."""
+    """A process and all its descendants, looked up anew at each call."""
 
     def __init__(self, pid: int) -> None:
-        """Name the root by its process id."""
+        """Take the process id of the root."""
         self._root = psutil.Process(pid)
 
     def _members(self) -> list[psutil.Process]:
@@ -92,7 +94,7 @@ class ProcessTree:
             return []
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time spent so far by the living members, user and system together."""
+        """Return the user and system CPU seconds that the living processes have used so far."""
         total = 0.0
         for process in self._members():
             try:
@@ -103,7 +105,7 @@ class ProcessTree:
         return total
 
     def memory(self) -> Memory:
-        """Return the members' memory; PSS is 0 where the system does not tell it."""
+        """Return the memory of all processes together; PSS is 0 where the system does not report it."""
         rss = pss = 0.0
         for process in self._members():
             try:
@@ -115,7 +117,7 @@ class ProcessTree:
         return Memory(rss, pss)
 
     def pause(self) -> None:
-        """Stop every member where it stands (SIGSTOP)."""
+        """Suspend every process (SIGSTOP)."""
         for process in self._members():
             try:
                 process.suspend()
@@ -123,7 +125,7 @@ class ProcessTree:
                 continue
 
     def resume(self) -> None:
-        """Let every member go on (SIGCONT)."""
+        """Continue every process (SIGCONT)."""
         for process in self._members():
             try:
                 process.resume()

@@ -1,4 +1,4 @@
-"""From timed blocks to the benchmark's tables: rows, ratios over rounds, Markdown."""
+"""Turns timed blocks into the benchmark's figures and Markdown tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .closed_loop import Block
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the serving table: latencies in milliseconds, memory in MiB, ``cores`` busy on average.
+class ServingRow:
+    """One line of the serving table: latency percentiles in milliseconds, memory in MiB, ``cores`` busy on average.
 
-    ``cpu`` is CPU time in milliseconds per image, which a busy machine changes less than the rate; ``generator``
-    is the load generator's own. None: not measurable for this pipeline.
+    ``cpu`` is the CPU time in milliseconds per image; a busy machine changes it less than the rate. ``generator`` is
+    the load generator's CPU time in milliseconds per image. None means that the pipeline cannot be measured so.
     """
 
     pipeline: str
@@ -35,10 +35,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A comparison made round by round: the median over the rounds, the extremes, and the target it is held to.
+class Comparison:
+    """A figure compared with its target: the median over the rounds, and the lowest and highest round.
 
-    ``at_least`` says on which side of the target is good.
+    ``at_least`` says whether the target is a lower bound (True) or an upper bound (False).
     """
 
     what: str
@@ -56,10 +56,12 @@ class Ratio:
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
-def summarise(pipeline: str, image: str, concurrency: int, blocks: Sequence[Block], in_process: bool = False) -> Row:
-    """Return the row of a pipeline's blocks: medians over rounds, percentiles over all requests of all rounds.
+def summarise_blocks(
+    pipeline: str, image: str, concurrency: int, blocks: Sequence[Block], in_process: bool = False
+) -> ServingRow:
+    """Return a pipeline's blocks as one row: medians over rounds, percentiles over all requests of all rounds.
 
-    ``in_process`` says that the computation ran in the generator's own process: its CPU time is the pipeline's.
+    With ``in_process`` the pipeline ran in the generator's process, so that process's CPU time is the pipeline's.
     """
     latencies = np.concatenate([np.asarray(b.latencies) for b in blocks])
     p50, p95, p99 = (float(v) for v in np.percentile(latencies, (50, 95, 99)))
@@ -67,7 +69,7 @@ def summarise(pipeline: str, image: str, concurrency: int, blocks: Sequence[Bloc
     cores = [cpu / b.seconds for cpu, b in zip(spent, blocks, strict=True) if cpu is not None]
     each = [1e3 * cpu / b.images for cpu, b in zip(spent, blocks, strict=True) if cpu is not None]
     memory = [b.memory for b in blocks if b.memory is not None]
-    return Row(
+    return ServingRow(
         pipeline,
         image,
         concurrency,
@@ -84,31 +86,36 @@ def summarise(pipeline: str, image: str, concurrency: int, blocks: Sequence[Bloc
     )
 
 
-def compare_rates(what: str, image: str, ours: Sequence[Block], theirs: Sequence[Block], target: float) -> Ratio:
-    """Return our images per second over theirs, round by round; fewer rounds of theirs count by their median."""
+def compare_rates(what: str, image: str, ours: Sequence[Block], theirs: Sequence[Block], target: float) -> Comparison:
+    """Return our images per second over theirs, round by round.
+
+    Where they have fewer rounds, every round of ours is compared with the median of theirs.
+    """
     if len(ours) == len(theirs):
         values = [a.rate / b.rate for a, b in zip(ours, theirs, strict=True)]
     else:
         base = statistics.median(b.rate for b in theirs)
         values = [a.rate / base for a in ours]
-    return _ratio(what, image, values, target)
+    return compare_rounds(what, image, values, target)
 
 
-def compare_medians(what: str, image: str, ours: Sequence[Block], theirs: Sequence[Block], target: float) -> Ratio:
+def compare_medians(what: str, image: str, ours: Sequence[Block], theirs: Sequence[Block], target: float) -> Comparison:
     """Return our p50 latency minus theirs in milliseconds, round by round; the target is an upper bound."""
     values = [
         statistics.median(a.latencies) - statistics.median(b.latencies) for a, b in zip(ours, theirs, strict=True)
     ]
-    ratio = _ratio(what, image, values, target)
-    return Ratio(what, image, ratio.value, ratio.lowest, ratio.highest, target, at_least=False, unit=" ms")
+    return compare_rounds(what, image, values, target, at_least=False, unit=" ms")
 
 
-def _ratio(what: str, image: str, values: Sequence[float], target: float) -> Ratio:
-    return Ratio(what, image, statistics.median(values), min(values), max(values), target)
+def compare_rounds(
+    what: str, image: str, values: Sequence[float], target: float, at_least: bool = True, unit: str = ""
+) -> Comparison:
+    """Return the comparison of a figure, given its value in every round, with a target."""
+    return Comparison(what, image, statistics.median(values), min(values), max(values), target, at_least, unit)
 
 
-def describe_noise(blocks: Iterable[Block]) -> str:
-    """Return in a sentence how busy everything else kept the machine during the blocks."""
+def describe_background_load(blocks: Iterable[Block]) -> str:
+    """Return a sentence: how many cores other processes kept busy during the blocks."""
     cores = sorted(b.other_cpu / b.seconds for b in blocks)
     return (
         f"Everything else on the machine kept {statistics.median(cores):.2f} cores busy in the median block "
@@ -116,19 +123,19 @@ def describe_noise(blocks: Iterable[Block]) -> str:
     )
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def show(value: float | None, digits: int = 1) -> str:
-    """Return a figure for a table; "-" where there is none."""
+def format_number(value: float | None, digits: int = 1) -> str:
+    """Return a number with ``digits`` decimals for a table; "-" for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def serving_table(rows: Iterable[Row]) -> str:
-    """Return the serving table."""
+def serving_table(rows: Iterable[ServingRow]) -> str:
+    """Return the Markdown table of throughput, latency, CPU time and memory."""
     header = (
         "pipeline",
         "image",
@@ -149,34 +156,34 @@ def serving_table(rows: Iterable[Row]) -> str:
             row.pipeline,
             row.image,
             str(row.concurrency),
-            show(row.images_per_second),
-            show(row.p50),
-            show(row.p95),
-            show(row.p99),
+            format_number(row.images_per_second),
+            format_number(row.p50),
+            format_number(row.p95),
+            format_number(row.p99),
             str(row.rejected),
-            show(row.cores, 2),
-            show(row.cpu),
-            show(row.rss, 0),
-            show(row.pss, 0),
-            show(row.generator, 2),
+            format_number(row.cores, 2),
+            format_number(row.cpu),
+            format_number(row.rss, 0),
+            format_number(row.pss, 0),
+            format_number(row.generator, 2),
         )
         for row in rows
     ]
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
-def ratio_table(ratios: Iterable[Ratio]) -> str:
-    """Return the table of comparisons, each with its target and whether the median meets it."""
+def comparison_table(comparisons: Iterable[Comparison]) -> str:
+    """Return the Markdown table of comparisons, each with its target and whether the median meets it."""
     header = ("comparison", "image", "median", "lowest to highest round", "target", "met")
     lines = [
         (
-            r.what,
-            r.image,
-            f"{r.value:.2f}{r.unit}",
-            f"{r.lowest:.2f} to {r.highest:.2f}",
-            f"{'at least' if r.at_least else 'at most'} {r.target:g}{r.unit}",
-            "yes" if r.met else "no",
+            c.what,
+            c.image,
+            f"{c.value:.2f}{c.unit}",
+            f"{c.lowest:.2f} to {c.highest:.2f}",
+            f"{'at least' if c.at_least else 'at most'} {c.target:g}{c.unit}",
+            "yes" if c.met else "no",
         )
-        for r in ratios
+        for c in comparisons
     ]
-    return markdown(header, lines)
+    return markdown_table(header, lines)

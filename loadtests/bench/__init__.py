@@ -1,1 +1,1 @@
-"""veridict bench: latency and throughput of the served detector, beside other ways to serve it."""
+"""``veridict bench``: latency and throughput of the served detector and of other ways to serve it."""

@@ -1,4 +1,4 @@
-"""Decoding and the three forensic measurements on one thread: ours in turns with the textbook's."""
+"""Times decoding and the three forensic measurements on one thread, ours and the textbook's in turn."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from dataclasses import dataclass, field
 import cv2
 
 from veridict.forensics.decode import decode_image
-from veridict.forensics.measure import measure
+from veridict.forensics.measure import to_working_size
+from veridict.forensics.pixels import to_luma
+from veridict.forensics.signals import measure_signals
 
-from ..sample_images import DETAILED_GRAIN, SIZES, photograph
-from ..tables import Ratio, markdown, show
+from ..sample_images import DETAILED_NOISE, SIZES, photograph
+from ..tables import Comparison, compare_rounds, format_number, markdown_table
 from .peers import textbook
 
-#: The sizes of the comparison and of the growth: 2.1 and 12 megapixels.
+#: The sizes whose cost is compared: 2.1 and 12 megapixels.
 SMALL, LARGE = "1920x1080", "4000x3000"
-#: The same pictures with several times the bytes, as a camera writes them.
+#: The same images in files several times as large, as a camera writes them.
 DETAILED_SMALL, DETAILED_LARGE = f"{SMALL}, detailed", f"{LARGE}, detailed"
 SPEED_TARGET = 4.0
-#: Growth of the cost over growth of the pixels, from SMALL to LARGE.
+#: Upper bound for growth of the cost / growth of the pixels, from SMALL to LARGE.
 GROWTH_TARGET = 0.5
 
 
 @dataclass
-class Times:
-    """Milliseconds per call of each way, a list per round of medians."""
+class ForensicsTimes:
+    """Milliseconds per call: for each implementation the medians of the rounds.
+
+    ``nlm`` is one call of the textbook's measurements with non-local means.
+    """
 
     ours: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
@@ -39,7 +44,7 @@ class Times:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keep OpenCV to one thread; the JPEG codecs and numpy's part here have one anyway."""
+    """Limit OpenCV to one thread; the JPEG codecs, and numpy in this code, use one thread anyway."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -49,10 +54,11 @@ def one_thread() -> Iterator[None]:
 
 
 def _measure_ours(data: bytes) -> object:
-    return measure(decode_image(data))
+    image = decode_image(data)
+    return measure_signals({"file": image, "luma": to_working_size(to_luma(image.preview))})
 
 
-#: What is timed on each file, in the order of the lists of :class:`Times`.
+#: The functions that are timed on each file, in the order of the lists of :class:`ForensicsTimes`.
 _TIMED: tuple[Callable[[bytes], object], ...] = (_measure_ours, decode_image, textbook.measure)
 
 
@@ -62,23 +68,24 @@ def _milliseconds(work: Callable[[bytes], object], data: bytes) -> float:
     return 1e3 * (time.perf_counter() - started)
 
 
-def compared_pictures() -> dict[str, bytes]:
-    """Return the JPEG files that are compared, by name."""
+def compared_images() -> dict[str, bytes]:
+    """Return the JPEG files that are measured, by name."""
     small, large = SIZES[SMALL], SIZES[LARGE]
     return {
         SMALL: photograph(*small),
         LARGE: photograph(*large),
-        DETAILED_SMALL: photograph(*small, DETAILED_GRAIN),
-        DETAILED_LARGE: photograph(*large, DETAILED_GRAIN),
+        DETAILED_SMALL: photograph(*small, DETAILED_NOISE),
+        DETAILED_LARGE: photograph(*large, DETAILED_NOISE),
     }
 
 
-def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> dict[str, Times]:
-    """Return the times per JPEG file; the non-local means run once, for they take seconds.
+def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> dict[str, ForensicsTimes]:
+    """Return the times per JPEG file; non-local means run once, since they take seconds.
 
-    In a round of ``seconds`` per file every file has its turn again and again, so that all meet the same noise.
+    A round lasts ``seconds`` per file and takes the files in turn again and again, so that a slow moment of the machine
+    affects all of them alike.
     """
-    found = {name: Times() for name in files}
+    found = {name: ForensicsTimes() for name in files}
     with one_thread():
         for _ in range(rounds):
             taken: dict[str, tuple[list[float], ...]] = {name: ([], [], []) for name in files}
@@ -96,42 +103,35 @@ def time_forensics(files: Mapping[str, bytes], rounds: int, seconds: float) -> d
     return found
 
 
-def compare_forensics(found: dict[str, Times]) -> list[Ratio]:
-    """Return our speed against the textbook's at 1920x1080, and how the cost grows to 12 megapixels."""
+def compare_forensics(found: dict[str, ForensicsTimes]) -> list[Comparison]:
+    """Return our speed over the textbook's at 1920x1080, and how the cost grows from there to 12 megapixels."""
     speed = [theirs / ours for theirs, ours in zip(found[SMALL].textbook, found[SMALL].ours, strict=True)]
     what = "textbook / ours: decode, ELA, blur, noise, one thread"
     return [
-        Ratio(what, SMALL, statistics.median(speed), min(speed), max(speed), SPEED_TARGET),
+        compare_rounds(what, SMALL, speed, SPEED_TARGET),
         _growth(found, SMALL, LARGE),
         _growth(found, DETAILED_SMALL, DETAILED_LARGE),
     ]
 
 
-def _growth(found: dict[str, Times], small: str, large: str) -> Ratio:
-    """Return how much faster the cost grows than the pixels."""
+def _growth(found: dict[str, ForensicsTimes], small: str, large: str) -> Comparison:
+    """Return the growth of the cost over the growth of the pixels."""
     pixels = SIZES[LARGE][0] * SIZES[LARGE][1] / (SIZES[SMALL][0] * SIZES[SMALL][1])
     growth = [b / a / pixels for a, b in zip(found[small].ours, found[large].ours, strict=True)]
-    return Ratio(
-        f"growth of that cost / growth of the pixels ({pixels:.1f}x)",
-        f"{small} to {large}",
-        statistics.median(growth),
-        min(growth),
-        max(growth),
-        GROWTH_TARGET,
-        at_least=False,
-    )
+    what = f"growth of that cost / growth of the pixels ({pixels:.1f}x)"
+    return compare_rounds(what, f"{small} to {large}", growth, GROWTH_TARGET, at_least=False)
 
 
-def forensics_table(found: dict[str, Times]) -> str:
-    """Return the Markdown table of milliseconds per picture."""
+def forensics_table(found: dict[str, ForensicsTimes]) -> str:
+    """Return the Markdown table of milliseconds per image."""
     header = (
         "image",
         "ours, ms",
-        "of it decoding, ms",
+        "ours, decoding only, ms",
         "textbook, ms",
         "textbook / ours",
         "textbook with non-local means, ms",
-        "that / ours",
+        "textbook with non-local means / ours",
     )
     lines = []
     for size, times in found.items():
@@ -139,12 +139,12 @@ def forensics_table(found: dict[str, Times]) -> str:
         lines.append(
             (
                 size,
-                show(ours, 2),
-                show(statistics.median(times.decode), 2),
-                show(theirs),
-                show(theirs / ours),
-                show(times.nlm, 0),
-                show(times.nlm / ours, 0),
+                format_number(ours, 2),
+                format_number(statistics.median(times.decode), 2),
+                format_number(theirs),
+                format_number(theirs / ours),
+                format_number(times.nlm, 0),
+                format_number(times.nlm / ours, 0),
             )
         )
-    return markdown(header, lines)
+    return markdown_table(header, lines)

@@ -1,98 +1,80 @@
-"""``veridict bench --networks``: the graphs alone, one runtime beside another, timed in turns so noise hits all."""
+"""``veridict bench --networks``: times the graphs alone in each runtime, in turn, so that noise affects all alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from veridict.deploy.repository import ENGINE_FILES, INT8_GRAPH, cpu_graph
+from veridict.deploy.manifest import ENGINE_FILES, INT8_GRAPH, cpu_graph
 from veridict.deploy.serving.openvino_runtime import Network
+from veridict.export.pipeline import Run
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import AnyArray
 
-from ..tables import markdown
+from ..tables import markdown_table
+from .onnx_session import has_cuda, load_session
 
-#: Calls of one run in its turn: its weights are in the caches then, as where it runs alone. With turns of a single call
-#: each run would find the caches full of the others' weights, which no server does.
-TURN = 10
-
-Rows = npt.NDArray[np.generic]
-Run = Callable[[Rows], Any]
-CUDA = "CUDAExecutionProvider"
-#: Names of the columns; the served one is what the CPU profile runs, and what the others are compared with.
+#: Consecutive calls of one runtime in its turn. They keep its weights in the caches, as where it runs alone; with turns
+#: of one call each runtime would find the caches full of the others' weights, which happens on no server.
+CALLS_PER_TURN = 10
+#: Names of the columns. ``SERVED`` is the graph and runtime of the CPU profile; the others are compared with it.
 FLOAT, INT8, SERVED, GPU = "ONNX Runtime fp32", "ONNX Runtime int8", "served (OpenVINO)", "ONNX Runtime CUDA fp32"
 
 
-def has_cuda() -> bool:
-    """Return whether the installed onnxruntime can run on a GPU."""
-    import onnxruntime
-
-    return CUDA in onnxruntime.get_available_providers()
-
-
-def load_session(path: Path, threads: int, provider: str = "CPUExecutionProvider") -> Run:
-    """Return a function that runs a graph in ONNX Runtime: rows [N, ...] in, its outputs out."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Weights stored as int8 become float once, at loading, and not in every run.
-    options.add_session_config_entry("session.disable_quant_qdq", "0" if path.name == INT8_GRAPH else "1")
-    session = onnxruntime.InferenceSession(path, options, providers=[provider])
-    name = session.get_inputs()[0].name
-    return lambda rows: session.run(None, {name: rows})
-
-
-def load_runs(folder: Path, threads: int, cuda: bool) -> dict[str, Run]:
-    """Return the ways to run the network of a version folder, by column name."""
-    runs = {FLOAT: load_session(folder / ENGINE_FILES["cpu"], threads)}
+def load_runtimes(folder: Path, threads: int, cuda: bool) -> dict[str, Run]:
+    """Return the functions that run the network of a version folder, one per runtime, by column name."""
+    runs: dict[str, Run] = {FLOAT: load_session(folder / ENGINE_FILES["cpu"], threads)}
     if (folder / INT8_GRAPH).exists():
         runs[INT8] = load_session(folder / INT8_GRAPH, threads)
     runs[SERVED] = Network(cpu_graph(folder), threads)
     if cuda:
-        runs[GPU] = load_session(folder / ENGINE_FILES["cpu"], threads, CUDA)
+        runs[GPU] = load_session(folder / ENGINE_FILES["cpu"], threads, cuda=True)
     return runs
 
 
-def blank_rows(model: sig.Model, batch: int) -> Rows:
-    """Return a batch of random pixels, or of zeros for a network that takes tokens."""
-    (wanted,) = model.inputs
-    if wanted.dtype == "UINT8":
-        return np.random.default_rng(0).integers(0, 256, (batch, *wanted.dims), dtype=np.uint8)
-    return np.zeros((batch, *wanted.dims), np.int32)
+def sample_rows(model: sig.Model, batch: int) -> AnyArray:
+    """Return a batch of random pixels uint8 [N, ...], or of zeros int32 for a network that takes tokens."""
+    (tensor,) = model.inputs
+    if tensor.dtype == "UINT8":
+        return np.random.default_rng(0).integers(0, 256, (batch, *tensor.dims), dtype=np.uint8)
+    return np.zeros((batch, *tensor.dims), np.int32)
 
 
-def time_in_turns(runs: dict[str, Run], rows: Rows, seconds: float) -> dict[str, float]:
-    """Return the median milliseconds per row of each run, called in turns of ten for ``seconds`` together."""
+def time_interleaved(
+    runs: dict[str, Run], rows: AnyArray, seconds: float, calls: int = CALLS_PER_TURN, turns: int = 1
+) -> dict[str, float]:
+    """Return the median milliseconds per row of each run.
+
+    The runs take turns of ``calls`` calls for ``seconds`` in all, and for at least ``turns`` turns each.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run(rows)
-    ends = time.perf_counter() + seconds
-    while not times[next(iter(times))] or time.perf_counter() < ends:
+    ends, done = time.perf_counter() + seconds, 0
+    while done < turns or time.perf_counter() < ends:
         for name, run in runs.items():
-            for _ in range(TURN):
+            for _ in range(calls):
                 started = time.perf_counter()
                 run(rows)
                 times[name].append((time.perf_counter() - started) * 1e3 / len(rows))
+        done += 1
     return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
 def measure_networks(repository: Path, seconds: float, threads: int = 1, batches: tuple[int, ...] = (1, 8, 32)) -> str:
-    """Return a Markdown table of milliseconds per image (medians) of every network on the request path.
+    """Return a Markdown table of median milliseconds per image of the image encoder and the face CNN.
 
-    The last column is ONNX Runtime's fp32 over what is served.
+    The last column is ONNX Runtime's fp32 time over that of the served runtime.
     """
     cuda = has_cuda()
     columns = [FLOAT, INT8, SERVED, *([GPU] if cuda else [])]
     lines = []
     for model in (sig.CLIP_IMAGE, sig.FACE_CNN):
-        runs = load_runs(repository / model.name / "1", threads, cuda)
+        runs = load_runtimes(repository / model.name / "1", threads, cuda)
         for batch in batches:
-            found = time_in_turns(runs, blank_rows(model, batch), seconds)
+            found = time_interleaved(runs, sample_rows(model, batch), seconds)
             figures = [f"{found[c]:.2f}" if c in found else "-" for c in columns]
             lines.append((model.name, str(batch), *figures, f"{found[FLOAT] / found[SERVED]:.2f}"))
-    return markdown(("network", "batch", *(f"{c} ms/image" for c in columns), "fp32 / served"), lines)
+    return markdown_table(("network", "batch", *(f"{c} ms/image" for c in columns), "fp32 / served"), lines)

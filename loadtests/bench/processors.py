@@ -1,9 +1,9 @@
-"""``veridict bench --processors``: the image encoder as each kind of processor computes it, in speed and in answers.
+"""``veridict bench --processors``: speed and answers of the image encoder on each kind of processor.
 
-oneDNN, which computes for OpenVINO, can be held to an older processor's instructions (``ONEDNN_MAX_CPU_ISA``), so that
-one machine stands for several. Each is measured in a process of its own, float32 and what is served there in turns, on
-the same pictures; ONNX Runtime's fp32 graph, which cannot be held back so, is measured beside the machine's own
-instructions.
+oneDNN, which OpenVINO computes with, can be limited to an older processor's instructions (``ONEDNN_MAX_CPU_ISA``), so
+one machine can stand for several. Each kind is measured in a process of its own, float32 and the served precision in
+turn, on the same images. ONNX Runtime cannot be limited so; its fp32 graph is measured with the machine's own
+instructions only.
 """
 
 from __future__ import annotations
@@ -12,41 +12,55 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from veridict.deploy.repository import CALIBRATION, ENGINE_FILES, cpu_graph
+from veridict.deploy.manifest import ENGINE_FILES, cpu_graph
+from veridict.deploy.repository import CALIBRATION
 from veridict.deploy.serving.openvino_runtime import Network, best_precision, usable_cores
+from veridict.export.pipeline import Run
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import Pixels
 from veridict.forensics.calibration import HEAD_FILE
 from veridict.forensics.token_head import load_token_head
 
-from ..tables import markdown
-from .networks import load_session
+from ..tables import markdown_table
+from .networks import time_interleaved
+from .onnx_session import load_session
 
-#: What is measured: the processor, oneDNN's name of its instructions ("" = this machine's), the flag that a machine
-#: needs to stand for it, and the precision that is served there.
+
+@dataclass(frozen=True)
+class Processor:
+    """A kind of processor.
+
+    ``instructions`` is oneDNN's name of its instruction set, ``flag`` the /proc/cpuinfo feature that a machine needs to
+    stand for it, and ``precision`` what is served there. All are "" for this machine.
+    """
+
+    name: str
+    instructions: str = ""
+    flag: str = ""
+    precision: str = ""
+
+
 PROCESSORS = (
-    ("this machine", "", "", ""),
-    ("AVX-512 with byte dot products", "AVX512_CORE_VNNI", "avx512_vnni", "int8"),
-    ("AVX-512 without", "AVX512_CORE", "avx512bw", "f32"),
-    ("AVX2 with byte dot products", "AVX2_VNNI", "avx_vnni", "int8"),
-    ("AVX2", "AVX2", "avx2", "f32"),
+    Processor("this machine"),
+    Processor("AVX-512 with byte dot products", "AVX512_CORE_VNNI", "avx512_vnni", "int8"),
+    Processor("AVX-512 without", "AVX512_CORE", "avx512bw", "f32"),
+    Processor("AVX2 with byte dot products", "AVX2_VNNI", "avx_vnni", "int8"),
+    Processor("AVX2", "AVX2", "avx2", "f32"),
 )
-Pixels = npt.NDArray[np.uint8]
-Run = Callable[[Pixels], Any]
 
 
-def measure_here(repository: Path, precision: str, views: Pixels, seconds: float) -> dict[str, Any]:
-    """Return milliseconds per image (medians) of the ways to run the encoder, and the head's logits by each.
+def measure_in_process(repository: Path, precision: str, views: Pixels, seconds: float) -> dict[str, Any]:
+    """Return the encoder's median milliseconds per image in each runtime, and the logits of the served head.
 
-    Float32, what is served (``precision``, "" for this machine's best) and, where that is "", ONNX Runtime; all on
-    every core.
+    ``precision`` is the served one; "" means this machine's best and also measures ONNX Runtime. All cores are used.
     """
     folder = repository / sig.CLIP_IMAGE.name / "1"
     head = load_token_head((repository / CALIBRATION).with_name(HEAD_FILE))
@@ -57,30 +71,19 @@ def measure_here(repository: Path, precision: str, views: Pixels, seconds: float
     }
     if not precision:
         runs["onnxruntime"] = load_session(folder / ENGINE_FILES["cpu"], cores)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    turn = views[: 4 * cores]
-    ends = time.perf_counter() + seconds
-    while len(times["served"]) < 3 or time.perf_counter() < ends:
-        for name, run in runs.items():
-            started = time.perf_counter()
-            run(turn)
-            times[name].append((time.perf_counter() - started) * 1e3 / len(turn))
+    times = time_interleaved(runs, views[: 4 * cores], seconds, calls=1, turns=3)
     logits = {}
     for name in ("served", "float32"):
         tokens = np.concatenate([runs[name](views[i : i + 8])[1] for i in range(0, len(views), 8)])
-        logits[name] = [head.score(row) for row in tokens]
-    return {
-        "precision": precision or best_precision(),
-        "ms": {name: float(np.median(found)) for name, found in times.items()},
-        "logits": logits,
-    }
+        logits[name] = [head.read(row)[0] for row in tokens]
+    return {"precision": precision or best_precision(), "ms": times, "logits": logits}
 
 
 def labelled_views(manifest: Path, count: int) -> tuple[Pixels, list[int]]:
-    """Return the views uint8 [N, 224, 224, 3] of ``count`` labelled val pictures, half of them fake, and their labels.
+    """Return views uint8 [N, 224, 224, 3] of ``count`` labelled val images, half of them fake, and their labels.
 
     Raises:
-        ValueError: the manifest has no such pictures.
+        ValueError: the manifest has no such images.
     """
     from veridict.export.datasets import LABELS, read_image, read_labelled
     from veridict.forensics.faces import clip_view
@@ -95,7 +98,7 @@ def labelled_views(manifest: Path, count: int) -> tuple[Pixels, list[int]]:
 
 
 def has_flag(flag: str) -> bool:
-    """Return whether this machine's processor has a feature of /proc/cpuinfo; "" is had by all."""
+    """Return whether /proc/cpuinfo lists this processor feature; True for ""."""
     try:
         return not flag or flag in Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -103,31 +106,31 @@ def has_flag(flag: str) -> bool:
 
 
 def measure_processors(repository: Path, views: Pixels, labels: Sequence[int], seconds: float) -> str:
-    """Return a Markdown table, one row per processor that this machine can stand for.
+    """Return a Markdown table with a row per kind of processor; "-" where this machine cannot stand for it.
 
-    ``views`` uint8 [N, 224, 224, 3] with their ``labels`` (1 = fake) give the AUC of the head's logits and how far
-    those move.
+    The labels (1 = fake) of the views uint8 [N, 224, 224, 3] give the AUC of the head's logits. The last two columns
+    compare the logits with those of float32.
     """
     from veridict.export.evaluate.metrics import roc_auc
 
     truth, lines = np.array(labels), []
-    for name, isa, flag, precision in PROCESSORS:
-        if not has_flag(flag):
-            lines.append((name, *("-",) * 8))
+    for processor in PROCESSORS:
+        if not has_flag(processor.flag):
+            lines.append((processor.name, *("-",) * 8))
             continue
-        found = _measure_apart(repository, isa, precision, views, seconds)
+        found = _measure_in_subprocess(repository, processor, views, seconds)
         ms, served, exact = found["ms"], *(np.array(found["logits"][k]) for k in ("served", "float32"))
-        ort = f"{ms['onnxruntime'] / ms['served']:.2f}" if "onnxruntime" in ms else "-"
-        both = 0 < truth.sum() < truth.size
+        onnx_runtime = f"{ms['onnxruntime'] / ms['served']:.2f}" if "onnxruntime" in ms else "-"
+        both_labels = 0 < truth.sum() < truth.size
         lines.append(
             (
-                name,
+                processor.name,
                 found["precision"],
                 f"{1e3 / ms['served']:.1f}",
                 f"{ms['float32'] / ms['served']:.2f}",
-                ort,
-                f"{roc_auc(truth, served):.4f}" if both else "-",
-                f"{roc_auc(truth, exact):.4f}" if both else "-",
+                onnx_runtime,
+                f"{roc_auc(truth, served):.4f}" if both_labels else "-",
+                f"{roc_auc(truth, exact):.4f}" if both_labels else "-",
                 f"{np.abs(served - exact).mean():.3f}",
                 f"{np.mean((served > 0) == (exact > 0)):.4f}",
             )
@@ -143,32 +146,35 @@ def measure_processors(repository: Path, views: Pixels, labels: Sequence[int], s
         "mean change of the logit",
         "same side of 0",
     )
-    return markdown(header, lines)
+    return markdown_table(header, lines)
 
 
-def _measure_apart(repository: Path, isa: str, precision: str, views: Pixels, seconds: float) -> dict[str, Any]:
-    """Run :func:`measure_here` in a process that is held to some instructions."""
-    import tempfile
+def _measure_in_subprocess(repository: Path, processor: Processor, views: Pixels, seconds: float) -> dict[str, Any]:
+    """Run :func:`measure_in_process` in a process whose oneDNN is limited to the processor's instructions.
 
+    Raises:
+        RuntimeError: the process failed.
+    """
     environment = {k: v for k, v in os.environ.items() if k != "ONEDNN_MAX_CPU_ISA"}
-    if isa:
-        environment["ONEDNN_MAX_CPU_ISA"] = isa
+    if processor.instructions:
+        environment["ONEDNN_MAX_CPU_ISA"] = processor.instructions
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "views.npy"
         np.save(path, views)
-        command = [sys.executable, "-m", __name__, str(repository), precision or "best", str(path), str(seconds)]
+        precision = processor.precision or "best"
+        command = [sys.executable, "-m", __name__, str(repository), precision, str(path), str(seconds)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"measuring {isa or 'this machine'} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(f"measuring {processor.name} failed: {done.stderr.strip().splitlines()[-1:]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print :func:`measure_here` as JSON: REPOSITORY PRECISION VIEWS.npy SECONDS."""
+    """Print the result of :func:`measure_in_process` as JSON: REPOSITORY PRECISION VIEWS.npy SECONDS."""
     repository, precision, path, seconds = arguments
     chosen = "" if precision == "best" else precision
-    print(json.dumps(measure_here(Path(repository), chosen, np.load(path), float(seconds))))
+    print(json.dumps(measure_in_process(Path(repository), chosen, np.load(path), float(seconds))))
 
 
 if __name__ == "__main__":

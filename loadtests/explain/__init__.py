@@ -1,1 +1,1 @@
-"""veridict bench-explain: what explanations cost, and whether they point at what was planted."""
+"""``veridict bench-explain``: the cost of explanations, and whether their maps point at a planted manipulation."""

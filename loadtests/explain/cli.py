@@ -1,11 +1,10 @@
-"""``veridict bench-explain``: seconds per method, whether maps point at a planted patch, what a busy worker costs."""
+"""``veridict bench-explain``: seconds per method, the pointing game, and verdict latency next to a busy worker."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from veridict.client import ClientConfig
 from veridict.deploy.launcher import LaunchError, ServerSettings
+from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
-from veridict.deploy.repository import RepositoryError
+from veridict.deploy.serving.openvino_runtime import usable_cores
 from veridict.explain.attribution import Budget
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import METHODS, run_method
@@ -25,18 +26,23 @@ from veridict.explain.subject import read_subject
 
 from ..machine import describe_machine
 from ..sample_images import encode_jpeg, photograph
-from .beside_worker import measure_verdicts
-from .pointing_game import KINDS, Kind, Outcome, play_turn, table
+from ..tables import markdown_table
+from .pointing_game import MANIPULATIONS, Manipulation, TrialResult, pointing_game_table, run_trial
+from .verdict_latency import measure_verdict_latency
 
-#: The four methods the time limit of one face is about.
-CORE = ("saliency", "integrated_gradients", "shap", "lime")
-#: Pictures whose explanations keep the worker busy; more than it can finish while it is watched.
-_WORKLOAD = 60
+#: The methods whose total time per face is reported; the worker runs them in the latency benchmark.
+CORE_METHODS = ("saliency", "integrated_gradients", "shap", "lime")
+#: Images in the worker's queue: more than it can explain while the benchmark runs.
+_QUEUED_IMAGES = 60
 _SEED = 17
 
 
-def face_pictures(folder: Path | None, count: int) -> list[bytes]:
-    """Return ``count`` encoded pictures with a face: files of a folder, or variations of scikit-image's astronaut."""
+def face_images(folder: Path | None, count: int) -> list[bytes]:
+    """Return ``count`` encoded images with a face: files of a folder, or variations of scikit-image's astronaut.
+
+    Raises:
+        ValueError: the folder holds fewer images with a face.
+    """
     if folder is not None:
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".webp"})
         found: list[bytes] = []
@@ -46,10 +52,10 @@ def face_pictures(folder: Path | None, count: int) -> list[bytes]:
                 found.append(data)
             if len(found) == count:
                 return found
-        raise ValueError(f"only {len(found)} pictures with a face in {folder}")
-    from skimage import data as pictures
+        raise ValueError(f"only {len(found)} images with a face in {folder}")
+    from skimage import data as skimage_data
 
-    astronaut, rng = pictures.astronaut()[:400, 50:450], np.random.default_rng(5)
+    astronaut, rng = skimage_data.astronaut()[:400, 50:450], np.random.default_rng(5)
     varied: list[bytes] = []
     while len(varied) < count:
         side = int(rng.integers(300, 400))
@@ -63,87 +69,96 @@ def face_pictures(folder: Path | None, count: int) -> list[bytes]:
     return varied
 
 
-def time_methods(pictures: list[bytes], names: list[str], models: Models) -> str:
-    """Return a Markdown table of seconds and quality per method at default settings, the first call apart."""
-    lines = ["| method | first call, s | median s | quality (median) |", "| --- | --- | --- | --- |"]
-    core = 0.0
+def time_methods(images: list[bytes], names: list[str], models: Models) -> str:
+    """Return a Markdown table of seconds and quality per method at the default budget; the first call is separate."""
+    rows = []
+    core_seconds = 0.0
     for name in names:
-        results = [run_method(name, read_subject(data), models, Budget()) for data in pictures]
+        results = [run_method(name, read_subject(data), models, Budget()) for data in images]
         later = statistics.median(r.seconds for r in results[1:])
-        core += later if name in CORE else 0.0
-        figures = {key: statistics.median(r.quality[key] for r in results) for key in results[0].quality}
-        shown = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
-        lines.append(f"| {name} | {results[0].seconds:.1f} | {later:.1f} | {shown or '-'} |")
-        print(lines[-1], file=sys.stderr, flush=True)
-    lines.append(f"\nSaliency, integrated gradients, SHAP and LIME of one face together: {core:.1f} s.")
-    return "\n".join(lines)
+        core_seconds += later if name in CORE_METHODS else 0.0
+        medians = {key: statistics.median(r.quality[key] for r in results) for key in results[0].quality}
+        quality = ", ".join(f"{key} {value:.3g}" for key, value in medians.items())
+        rows.append((name, f"{results[0].seconds:.1f}", f"{later:.1f}", quality or "-"))
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    table = markdown_table(("method", "first call, s", "median s", "quality (median)"), rows)
+    return f"{table}\n\nSaliency, integrated gradients, SHAP and LIME of one face together: {core_seconds:.1f} s."
 
 
 _models: Models
 
 
-def _start_player(url: str) -> None:
+def _start_process(url: str) -> None:
+    """Load the models once per process of the pointing game."""
     global _models
     set_threads(1)
-    _models = Models(url=url)
+    _models = Models(server=ClientConfig(url))
 
 
-def _play(data: bytes, kind: Kind, seed: int, names: Sequence[str], budget: Budget) -> Outcome:
-    return play_turn(data, kind, seed, names, _models, budget)
+def _run_trial(data: bytes, manipulation: Manipulation, seed: int, names: Sequence[str], budget: Budget) -> TrialResult:
+    return run_trial(data, manipulation, seed, names, _models, budget)
 
 
-def play(pictures: Sequence[bytes], names: Sequence[str], url: str, budget: Budget, processes: int) -> str:
-    """Play the pointing game with both kinds of square in every picture, in ``processes`` processes; return its table.
+def run_pointing_game(images: Sequence[bytes], names: Sequence[str], url: str, budget: Budget, processes: int) -> str:
+    """Run the pointing game with both manipulations of every image in ``processes`` processes; return its table.
 
     Raises:
         ExplainError: a method failed.
     """
-    turns = [(data, kind, _SEED + number) for number, data in enumerate(pictures) for kind in KINDS]
-    outcomes = []
+    trials = [
+        (data, manipulation, _SEED + number) for number, data in enumerate(images) for manipulation in MANIPULATIONS
+    ]
+    results = []
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_player, (url,)) as pool:
-        waiting = [pool.submit(_play, *turn, names, budget) for turn in turns]
+    with ProcessPoolExecutor(processes, context, _start_process, (url,)) as pool:
+        futures = [pool.submit(_run_trial, *trial, names, budget) for trial in trials]
         try:
-            for number, job in enumerate(as_completed(waiting)):
-                outcomes.append(job.result())
-                print(f"pointing game {number + 1}/{len(turns)}", file=sys.stderr, flush=True)
+            for number, future in enumerate(as_completed(futures)):
+                results.append(future.result())
+                print(f"pointing game {number + 1}/{len(trials)}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return table(outcomes, names)
+    return pointing_game_table(results, names)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--images", type=int, default=50, help="pictures of the pointing game (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=50, help="images of the pointing game (default: %(default)s); 0 leaves it out"
+    )
     parser.add_argument(
         "--faces", type=Path, help="folder of real faces (default: variations of scikit-image's astronaut)"
     )
     parser.add_argument("--repeats", type=int, default=4, help="timed calls per method (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=24, help="gradients per map of the pointing game")
-    parser.add_argument("--samples", type=int, default=150, help="perturbed pictures per map of the pointing game")
     parser.add_argument(
-        "--rounds", type=int, default=12, help="rounds of verdict latency (default: %(default)s); 0 leaves them out"
+        "--steps", type=int, default=24, help="gradients per map of the pointing game (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=150, help="perturbed images per map of the pointing game (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=12, help="rounds of verdict latency (default: %(default)s); 0 leaves it out"
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one block (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
 
 
-def _check(arguments: argparse.Namespace) -> str:
-    """Return what is wrong with the arguments, or an empty string."""
+def find_problem(arguments: argparse.Namespace) -> str:
+    """Return what is wrong with the arguments; "" when they are valid."""
     if arguments.repeats < 2 or arguments.images < 0 or arguments.rounds < 0:
         return "--repeats must be at least 2, --images and --rounds not negative"
     if arguments.seconds < 0.5:
-        return "--seconds must be at least 0.5: a block needs answers enough for a 95th percentile"
+        return "--seconds must be at least 0.5: a block needs enough answers for a 95th percentile"
     if arguments.faces is not None and not arguments.faces.is_dir():
         return f"no such folder: {arguments.faces}"
     return ""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print the tables; return 0, or 1 when the server or a method fails."""
-    if wrong := _check(arguments):
-        print(f"veridict bench-explain: {wrong}", file=sys.stderr)
+    """Measure and print the tables; return 0, 1 when the server or a method fails, 2 for invalid arguments."""
+    if problem := find_problem(arguments):
+        print(f"veridict bench-explain: {problem}", file=sys.stderr)
         return 2
     set_threads(arguments.threads)
     names = list(METHODS)
@@ -151,27 +166,26 @@ def run(arguments: argparse.Namespace) -> int:
     parts = []
     try:
         with own_server(settings) as server:
-            models = Models(url=server.url)
-            pictures = face_pictures(arguments.faces, max(arguments.images, arguments.repeats))
+            models = Models(server=ClientConfig(server.url))
+            images = face_images(arguments.faces, max(arguments.images, arguments.repeats))
             versions = json.dumps(models.versions)
             parts.append(f"Machine: {describe_machine()}. Models: {versions}.")
-            parts.append("## Seconds\n\n" + time_methods(pictures[: arguments.repeats], names, models))
+            parts.append("## Seconds\n\n" + time_methods(images[: arguments.repeats], names, models))
             if arguments.images:
                 budget = Budget(steps=arguments.steps, samples=arguments.samples)
-                processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-                found = play(pictures[: arguments.images], names, server.url, budget, processes)
+                table = run_pointing_game(images[: arguments.images], names, server.url, budget, usable_cores())
                 head = f"## Pointing game\n\nBudget: {budget.steps} steps, {budget.samples} samples.\n\n"
-                parts.append(head + found)
+                parts.append(head + table)
             if arguments.rounds:
-                found = measure_verdicts(
+                table = measure_verdict_latency(
                     server.url,
                     photograph(640, 480),
-                    face_pictures(None, _WORKLOAD),
-                    CORE,
+                    face_images(None, _QUEUED_IMAGES),
+                    CORE_METHODS,
                     arguments.rounds,
                     arguments.seconds,
                 )
-                parts.append("## Verdict latency beside one worker\n\n" + found)
+                parts.append("## Verdict latency next to one worker\n\n" + table)
     except (LaunchError, RepositoryError, ExplainError, ValueError) as error:
         print(f"veridict bench-explain: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 """The pointing game (Zhang et al. 2018): does a map's strongest vote for fake lie inside a planted, manipulated square?
 
-Two kinds of square, since no trace is in both: ``swap`` has the steps of a face swap (resampled, toned, then the whole
-picture is saved once more), ``splice`` has a compression history of its own (the rest of the picture was saved at a
-low quality, the square was not). A blind map points at the square as often as the square's share of the explained area.
+There are two manipulations, since no trace is in both. ``swap`` imitates a face swap: the square is resampled and
+toned, then the whole image is saved once more. ``splice`` gives the square another compression history: the rest of the
+image was saved at a low quality, the square was not. A map without information points at the square as often as the
+square's share of the explained area.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from veridict.explain.attribution import Attribution, Budget
@@ -23,25 +23,31 @@ from veridict.explain.methods import run_method
 from veridict.explain.models import Models
 from veridict.explain.reports.render import smooth
 from veridict.explain.subject import Subject, read_subject
+from veridict.forensics.arrays import Pixels
 
 from ..sample_images import encode_jpeg
+from ..tables import markdown_table
 
-Pixels = npt.NDArray[np.uint8]
 Square = tuple[int, int, int]
-Kind = Literal["swap", "splice"]
-KINDS: tuple[Kind, ...] = ("swap", "splice")
-#: Side of the square over the side of the face crop.
-SHARE = 1 / 3
-#: A resampled square has less grain and detail than its surroundings, so these maps point with their lowest value; a
-#: spliced one kept what the low quality took from its surroundings.
-LOWEST: dict[Kind, frozenset[str]] = {"swap": frozenset({"noise", "sharpness"}), "splice": frozenset()}
-#: JPEG qualities of the splice: the picture before it, and the file with it.
-BEFORE, AFTER = 75, 95
+Manipulation = Literal["swap", "splice"]
+MANIPULATIONS: tuple[Manipulation, ...] = ("swap", "splice")
+#: Side of the square / side of the face crop.
+SQUARE_SHARE = 1 / 3
+#: The methods whose map points with its lowest value. A resampled square has less noise and detail than its
+#: surroundings; a spliced one kept what the low quality removed from its surroundings.
+POINTS_WITH_LOWEST: dict[Manipulation, frozenset[str]] = {
+    "swap": frozenset({"noise", "sharpness"}),
+    "splice": frozenset(),
+}
+#: JPEG qualities of a splice: of the image before the square is planted, and of the file with the square.
+QUALITY_BEFORE, QUALITY_AFTER = 75, 95
+#: JPEG quality of the file with a swapped square.
+_QUALITY_SWAP = 92
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One picture of the game: the subject, the square [x, y, side] in it, and the picture without it."""
+class PlantedSquare:
+    """One image of the game: with the square (``subject``), the square [x, y, side], and without it (``clean``)."""
 
     subject: Subject
     square: Square
@@ -49,60 +55,66 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One turn: hit (0..1) and blind chance by method, and how far the square moved the face CNN's logit."""
+class TrialResult:
+    """The result of one trial.
 
-    kind: Kind
+    ``hits`` (0..1) and ``chances`` (probability of a hit by chance) are by method; ``logit_change`` is how far the
+    square moved the face CNN's logit.
+    """
+
+    manipulation: Manipulation
     hits: dict[str, float]
     chances: dict[str, float]
-    rise: float
+    logit_change: float
 
 
-def resaved(pixels: Pixels, quality: int) -> Pixels:
+def recompress(pixels: Pixels, quality: int) -> Pixels:
     """Return the pixels after one JPEG compression."""
     return np.asarray(Image.open(io.BytesIO(encode_jpeg(pixels, quality))).convert("RGB"))
 
 
-def resample(part: Pixels) -> Pixels:
-    """Return a square [S, S, 3] mirrored, resampled to 40% and back, and toned: the steps of a face swap."""
+def simulate_face_swap(part: Pixels) -> Pixels:
+    """Return a square uint8 [S, S, 3] mirrored, resampled to 40% and back, and toned, as a face swap does."""
     side = len(part)
     small = cv2.resize(np.ascontiguousarray(part[:, ::-1]), (max(4, side * 2 // 5),) * 2, interpolation=cv2.INTER_AREA)
     soft = cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     return np.asarray(np.clip(soft * [1.06, 1.0, 0.95] + 4, 0, 255), dtype=np.uint8)
 
 
-def plant(data: bytes, kind: Kind, rng: np.random.Generator) -> Turn:
-    """Plant a square somewhere in the face crop of an encoded picture.
+def plant_square(data: bytes, manipulation: Manipulation, rng: np.random.Generator) -> PlantedSquare:
+    """Plant a square at a random place in the face crop of an encoded image.
 
     Raises:
-        ExplainError: the picture is refused or has no face.
+        ExplainError: the image is refused or has no face.
     """
     found = read_subject(data)
     x, y, size, _ = found.face_region
-    side = max(8, round(size * SHARE))
+    side = max(8, round(size * SQUARE_SHARE))
     left, top = (int(start + rng.integers(size // 8, size - side - size // 8 + 1)) for start in (x, y))
     before = found.image.pixels
-    if kind == "swap":
-        planted, quality = resample(before[top : top + side, left : left + side]), 92
+    if manipulation == "swap":
+        planted, quality = simulate_face_swap(before[top : top + side, left : left + side]), _QUALITY_SWAP
     else:
-        # Shrunk to half, the square has lost whatever history it came with, and none of its grain.
+        # Shrinking to half removes any compression history of the square, but not its noise.
         wide = min(2 * side, *before.shape[:2])
         from_x, from_y = (max(0, min(at, end - wide)) for at, end in ((left, before.shape[1]), (top, before.shape[0])))
         source = np.ascontiguousarray(before[from_y : from_y + wide, from_x : from_x + wide][:, ::-1])
-        planted, quality = np.asarray(cv2.resize(source, (side, side), interpolation=cv2.INTER_AREA), np.uint8), AFTER
-        before = resaved(before, BEFORE)
+        planted = np.asarray(cv2.resize(source, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+        quality = QUALITY_AFTER
+        before = recompress(before, QUALITY_BEFORE)
     after = before.copy()
     after[top : top + side, left : left + side] = planted
     clean, subject = (read_subject(encode_jpeg(pixels, quality)) for pixels in (before, after))
     for one in (clean, subject):
-        one.__dict__["boxes"] = found.boxes  # the crop stays where it was, whatever the finder makes of the square
-    return Turn(subject, (left, top, side), clean)
+        one.__dict__["boxes"] = found.boxes  # keeps the crop in place, whatever the square does to the face finder
+    return PlantedSquare(subject, (left, top, side), clean)
 
 
-def points_at(result: Attribution, square: Square, *, lowest: bool = False) -> float:
-    """Return whether the map's strongest vote for fake (or its ``lowest`` value) lies in the square [x, y, side], 0..1.
+def share_inside(result: Attribution, square: Square, *, lowest: bool = False) -> float:
+    """Return the share (0..1) of the map's highest (or ``lowest``) pixels that lie in the square [x, y, side].
 
-    Maps of regions have many pixels of that value: the share of them inside is the chance of a draw.
+    A map of regions has many pixels of the highest value. The share is then the probability that a random one of them
+    hits.
     """
     values = -smooth(result) if lowest else smooth(result)
     x, y, width, height = result.region
@@ -114,16 +126,18 @@ def points_at(result: Attribution, square: Square, *, lowest: bool = False) -> f
     return float(inside.mean())
 
 
-def play_turn(data: bytes, kind: Kind, seed: int, names: Sequence[str], models: Models, budget: Budget) -> Outcome:
-    """Plant a square in one picture and ask every method where it points."""
-    turn = plant(data, kind, np.random.default_rng(seed))
-    before, after = (float(models.scorer(s.crop[None])[0]) for s in (turn.clean, turn.subject))
+def run_trial(
+    data: bytes, manipulation: Manipulation, seed: int, names: Sequence[str], models: Models, budget: Budget
+) -> TrialResult:
+    """Plant a square in one image, run every method on it, and return where the maps point."""
+    planted = plant_square(data, manipulation, np.random.default_rng(seed))
+    before, after = (float(models.scorer(s.crop[None])[0]) for s in (planted.clean, planted.subject))
     hits, chances = {}, {}
     for name in names:
-        result = run_method(name, turn.subject, models, budget)
-        hits[name] = points_at(result, turn.square, lowest=name in LOWEST[kind])
-        chances[name] = turn.square[2] ** 2 / (result.region[2] * result.region[3])
-    return Outcome(kind, hits, chances, after - before)
+        result = run_method(name, planted.subject, models, budget)
+        hits[name] = share_inside(result, planted.square, lowest=name in POINTS_WITH_LOWEST[manipulation])
+        chances[name] = planted.square[2] ** 2 / (result.region[2] * result.region[3])
+    return TrialResult(manipulation, hits, chances, after - before)
 
 
 def wilson(hits: float, count: int) -> tuple[float, float]:
@@ -134,22 +148,22 @@ def wilson(hits: float, count: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def table(outcomes: Sequence[Outcome], names: Sequence[str]) -> str:
-    """Return the Markdown table of both kinds, chance beside them, and how the face CNN reacts to the square."""
-    by_kind = {kind: [o for o in outcomes if o.kind == kind] for kind in KINDS}
-    lines = ["| method | " + " | ".join(KINDS) + " | chance |", "| --- |" + " --- |" * (len(KINDS) + 1)]
+def pointing_game_table(results: Sequence[TrialResult], names: Sequence[str]) -> str:
+    """Return the Markdown table of hit rates by method and manipulation, and how the square moves the face CNN."""
+    by_manipulation = {name: [r for r in results if r.manipulation == name] for name in MANIPULATIONS}
+    rows = []
     for name in names:
         cells = []
-        for played in by_kind.values():
-            hits = sum(o.hits[name] for o in played)
-            low, high = wilson(hits, len(played))
-            cells.append(f"{hits / len(played):.2f} ({low:.2f}-{high:.2f})")
-        blind = statistics.fmean(o.chances[name] for o in outcomes)
-        lines.append(f"| {name} | {' | '.join(cells)} | {blind:.2f} |")
-    for kind, played in by_kind.items():
-        rises = [o.rise for o in played]
-        lines.append(
-            f"\nThe {kind} square raises the face CNN's logit in {sum(r > 0 for r in rises)} of {len(played)} pictures "
-            f"(median change {statistics.median(rises):+.2f})."
+        for trials in by_manipulation.values():
+            hits = sum(r.hits[name] for r in trials)
+            low, high = wilson(hits, len(trials))
+            cells.append(f"{hits / len(trials):.2f} ({low:.2f}-{high:.2f})")
+        rows.append((name, *cells, f"{statistics.fmean(r.chances[name] for r in results):.2f}"))
+    parts = [markdown_table(("method", *MANIPULATIONS, "chance"), rows)]
+    for manipulation, trials in by_manipulation.items():
+        changes = [r.logit_change for r in trials]
+        parts.append(
+            f"The {manipulation} square raises the face CNN's logit in {sum(c > 0 for c in changes)} of {len(trials)} "
+            f"images (median change {statistics.median(changes):+.2f})."
         )
-    return "\n".join(lines)
+    return "\n\n".join(parts)

@@ -1,1 +1,1 @@
-"""veridict gpu-check: everything that only a GPU can show."""
+"""``veridict gpu-check``: builds, checks, measures and serves the TensorRT engines on this machine's GPU."""

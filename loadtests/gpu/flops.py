@@ -1,4 +1,4 @@
-"""Counts a network's arithmetic from its ONNX graph, to set what an engine reaches against what the chip can do."""
+"""Counts the floating-point operations of a network from its ONNX graph, to compare an engine with the GPU's rate."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 import onnx
 from onnx import inliner, shape_inference
 
-#: What is counted: these carry nearly all arithmetic of a network, and matrix units compute nothing else.
+#: The operators that are counted: they are nearly all arithmetic of a network, and the only ones on matrix units.
 COUNTED = ("MatMul", "Gemm", "Conv")
-#: Products of matrices under other names; counting nothing for them would flatter nobody but mislead.
+#: Operators that contain matrix products but are not counted; a graph with one is refused, since its count would be too
+#: low.
 _UNCOUNTED = {
     "Attention",
     "ConvInteger",
@@ -36,11 +37,11 @@ Shape = tuple[int, ...]
 def count_flops(graph: Path | onnx.ModelProto, batch: int = 1) -> int:
     """Return the floating-point operations of one run at ``batch``: two per multiply-add of MatMul, Gemm and Conv.
 
-    ``graph`` has its batch as the first dimension of every input; weights in files beside it are not read. Additions of
-    biases, activations, normalisations and softmax are left out: they do not run on the matrix units.
+    The batch must be the first dimension of every input of ``graph``; external weight files are not read. Biases,
+    activations, normalisations and softmax are not counted, since they do not run on the matrix units.
 
     Raises:
-        ValueError: the size of a product cannot be inferred, or there is a product of a kind that is not counted.
+        ValueError: the size of a product cannot be inferred, or an operator with products is not counted.
     """
     model = onnx.load(graph, load_external_data=False) if isinstance(graph, Path) else graph
     model = _at_batch(inliner.inline_local_functions(model), batch)
@@ -55,9 +56,9 @@ def count_flops(graph: Path | onnx.ModelProto, batch: int = 1) -> int:
 
 
 def _at_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
-    """Return a copy with this batch in place of the graph's symbol for it, also in multiples such as ``12*batch``.
+    """Return a copy of the model with a fixed batch: its symbol is replaced, also in multiples such as ``12*batch``.
 
-    Exporters note the shapes between the nodes; inference alone loses them where a reshape's target is computed.
+    The exporter's shapes between the nodes are kept: shape inference alone fails where a reshape's target is computed.
     """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
@@ -76,7 +77,7 @@ def _at_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
-    """Return the shape of every tensor whose dimensions are all known."""
+    """Return the shape of every tensor with known dimensions, by name."""
     found: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -91,7 +92,7 @@ def _multiply_adds(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
     except KeyError as error:
         raise ValueError(f"the shape of {error} at {node.op_type} {node.name} cannot be inferred") from None
     if node.op_type == "Conv":
-        # right is [out, in / groups, kernel...]: each value of the result sums over all but its first dimension.
+        # ``right`` is [out, in / groups, kernel...]: each output value is a sum over all its dimensions but the first.
         return math.prod(result) * math.prod(right[1:])
     inner = left[0] if node.op_type == "Gemm" and _attribute(node, "transA") else left[-1]
     return math.prod(result) * inner

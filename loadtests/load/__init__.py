@@ -1,1 +1,1 @@
-"""veridict loadtest: open-loop load through the client, held to thresholds."""
+"""``veridict loadtest``: open-loop load through the client, checked against thresholds."""

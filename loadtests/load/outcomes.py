@@ -1,4 +1,4 @@
-"""What became of every request of a load test, and the figures that follow from it."""
+"""The outcome of every request of a load test, and the figures computed from the outcomes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrivals import Span
+from .arrivals import ScheduledPhase
 
-#: The one outcome a request has. ``refused`` is the typed answer to a bad file; ``mismatched`` is an answer with
-#: another request's id or sha256; ``error`` is what must not happen (no connection, internal failure, ...).
-KINDS = ("answered", "refused", "rejected", "deadline", "mismatched", "error")
-#: Code of a request that the client did not send, since the server refused most of the last ones.
+#: The outcomes; a request has exactly one. ``refused``: the error code for an invalid file. ``rejected``: overload.
+#: ``mismatched``: an answer with another request's id or sha256. ``error``: what must not happen (no connection,
+#: internal failure, ...).
+OUTCOME_KINDS = ("answered", "refused", "rejected", "deadline", "mismatched", "error")
+#: Code of a request that the client's throttle did not send, since the server had rejected most of the previous ones.
 HELD_BACK = "client.throttled"
+#: Consecutive healthy windows that count as recovered.
 _HEALTHY_WINDOWS = 3
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request of the plan: its id, when it is due (seconds from the start) and which sample it sends."""
+    """A planned request: its id, when it is due (seconds from the start) and the index of the sample it sends."""
 
     id: str
     due: float
@@ -31,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request; times in seconds from the start of the run, ``code`` of the error if there was one."""
+    """The outcome of a request; times are seconds from the start of the run, ``code`` is that of an error, else ""."""
 
     id: str
     due: float
@@ -43,17 +45,17 @@ class Outcome:
 
     @property
     def latency(self) -> float:
-        """Return seconds from when the request was due, not from when the generator got round to sending it."""
+        """Return the seconds from when the request was due, which includes the generator's own lag."""
         return self.ended - self.due
 
 
-def to_line(outcome: Outcome) -> str:
-    """Return the outcome as a line of a ledger: JSON with a newline."""
+def to_json_line(outcome: Outcome) -> str:
+    """Return the outcome as a line of JSON."""
     return json.dumps(asdict(outcome)) + "\n"
 
 
-def read_ledger(path: Path) -> list[Outcome]:
-    """Return the outcomes of a ledger; none when it was never written. A last line that is cut short does not count."""
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Return the outcomes of a JSON-lines file: none if it does not exist; an incomplete last line is ignored."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -61,8 +63,12 @@ def read_ledger(path: Path) -> list[Outcome]:
 
 
 @dataclass(frozen=True)
-class Account:
-    """The books of a run: outcomes by kind, requests without one (lost) or with two, and ids never sent (unknown)."""
+class Reconciliation:
+    """Planned requests compared with outcomes.
+
+    ``counts`` has the outcomes by kind. ``lost`` are ids without an outcome, ``duplicated`` ids with several, and
+    ``unknown`` ids that were not planned.
+    """
 
     sent: int
     counts: dict[str, int]
@@ -71,14 +77,14 @@ class Account:
     unknown: tuple[str, ...]
 
 
-def account(requests: Sequence[Request], outcomes: Sequence[Outcome]) -> Account:
-    """Return the books; they balance when nothing is lost, duplicated or unknown."""
+def reconcile(requests: Sequence[Request], outcomes: Sequence[Outcome]) -> Reconciliation:
+    """Compare the planned requests with the outcomes."""
     seen = Counter(o.id for o in outcomes)
     planned = {r.id for r in requests}
-    found = Counter(o.kind for o in outcomes)
-    return Account(
+    by_kind = Counter(o.kind for o in outcomes)
+    return Reconciliation(
         sent=len(requests),
-        counts={kind: found.get(kind, 0) for kind in KINDS},
+        counts={kind: by_kind.get(kind, 0) for kind in OUTCOME_KINDS},
         lost=tuple(r.id for r in requests if r.id not in seen),
         duplicated=tuple(name for name, times in seen.items() if times > 1),
         unknown=tuple(name for name in seen if name not in planned),
@@ -86,27 +92,29 @@ def account(requests: Sequence[Request], outcomes: Sequence[Outcome]) -> Account
 
 
 def percentile_ms(seconds: Iterable[float], q: float) -> float | None:
-    """Return the percentile in milliseconds, or None of nothing."""
+    """Return the ``q``-th percentile in milliseconds; None without values."""
     values = list(seconds)
     return 1e3 * float(np.percentile(values, q)) if values else None
 
 
-def recovery_seconds(outcomes: Sequence[Outcome], spans: Sequence[Span], window: float = 1.0) -> float | None:
-    """Return seconds from the end of the last measured span to recovery, or None (never, or no span follows).
+def recovery_seconds(
+    outcomes: Sequence[Outcome], phases: Sequence[ScheduledPhase], window: float = 1.0
+) -> float | None:
+    """Return the seconds from the end of the last measured phase to recovery; None if never, or if no phase follows.
 
-    A window of requests is healthy when every one was answered and their median latency is at most twice that of the
-    span before the load rose; recovered is the start of the first of three healthy windows in a row.
+    A window of requests is healthy when all are answered and their median latency is at most twice that of the phase
+    before the load rose. Recovery is the start of the first of three consecutive healthy windows.
     """
-    last = max((i for i, span in enumerate(spans) if span.measured), default=-1)
-    if last < 1 or last + 1 >= len(spans):
+    last = max((i for i, phase in enumerate(phases) if phase.measured), default=-1)
+    if last < 1 or last + 1 >= len(phases):
         return None
-    before, after = spans[last - 1], spans[-1]
-    usual = percentile_ms((o.latency for o in _within(outcomes, before) if o.kind == "answered"), 50)
+    before, after = phases[last - 1], phases[-1]
+    usual = percentile_ms((o.latency for o in _due_within(outcomes, before) if o.kind == "answered"), 50)
     if usual is None:
         return None
     healthy = 0
-    for number in range(int((after.ends - spans[last].ends) / window)):
-        begins = spans[last].ends + number * window
+    for number in range(int((after.ends - phases[last].ends) / window)):
+        begins = phases[last].ends + number * window
         inside = [o for o in outcomes if begins <= o.due < begins + window]
         median = percentile_ms((o.latency for o in inside), 50)
         good = median is not None and median <= 2 * usual and all(o.kind == "answered" for o in inside)
@@ -116,34 +124,35 @@ def recovery_seconds(outcomes: Sequence[Outcome], spans: Sequence[Span], window:
     return None
 
 
-def _within(outcomes: Iterable[Outcome], span: Span) -> list[Outcome]:
-    return [o for o in outcomes if span.begins <= o.due < span.ends]
+def _due_within(outcomes: Iterable[Outcome], phase: ScheduledPhase) -> list[Outcome]:
+    return [o for o in outcomes if phase.begins <= o.due < phase.ends]
 
 
-def figures(
+def compute_figures(
     requests: Sequence[Request],
     outcomes: Sequence[Outcome],
-    spans: Sequence[Span],
-    codes: Sequence[Sequence[str]],
+    phases: Sequence[ScheduledPhase],
+    expected_codes: Sequence[Sequence[str]],
     capacity: float,
     judged: int | None = None,
 ) -> dict[str, float | None]:
-    """Return every figure a threshold can name; None is one that this run does not yield.
+    """Return every figure that a threshold can name; None for a figure that this run does not yield.
 
-    ``codes`` holds the right refusals of each sample; ``judged`` is how many verdicts the server counted meanwhile.
-    Latencies and goodput are of the measured spans, the books of the whole run.
+    ``expected_codes`` has the correct error codes of each sample, none for a valid image; ``judged`` is the number of
+    verdicts that the server counted during the run. Latencies and goodput are of the measured phases, the other figures
+    of the whole run.
     """
-    books = account(requests, outcomes)
-    measured = [s for s in spans if s.measured]
-    inside = [o for s in measured for o in _within(outcomes, s)]
+    found = reconcile(requests, outcomes)
+    measured = [p for p in phases if p.measured]
+    inside = [o for p in measured for o in _due_within(outcomes, p)]
     answered = [o.latency for o in inside if o.kind == "answered"]
     p50, p95, p99 = (percentile_ms(answered, q) for q in (50, 95, 99))
-    done = sum(o.kind == "answered" and any(s.begins <= o.ended < s.ends for s in measured) for o in outcomes)
-    goodput = done / sum(s.ends - s.begins for s in measured)
-    good = [o for o in outcomes if not codes[o.sample]]
-    bad = [o for o in outcomes if codes[o.sample]]
-    # A request that ended at its deadline may have been judged all the same, so it explains one more verdict.
-    explained = books.counts["answered"] + books.counts["mismatched"] + books.counts["deadline"]
+    done = sum(o.kind == "answered" and any(p.begins <= o.ended < p.ends for p in measured) for o in outcomes)
+    goodput = done / sum(p.ends - p.begins for p in measured)
+    valid = [o for o in outcomes if not expected_codes[o.sample]]
+    invalid = [o for o in outcomes if expected_codes[o.sample]]
+    # The server may have judged a request that exceeded its deadline, so such a request accounts for one verdict.
+    accounted = found.counts["answered"] + found.counts["mismatched"] + found.counts["deadline"]
     return {
         "p50_ms": p50,
         "p95_ms": p95,
@@ -152,19 +161,25 @@ def figures(
         "goodput": goodput,
         "goodput_over_capacity": goodput / capacity,
         "answered_share": len(answered) / len(inside) if inside else None,
-        # The server's own: what the client holds back, it answers itself.
+        # Rejections by the server only: what the client's throttle holds back is answered by the client.
         "rejection_p99_ms": percentile_ms(
             (o.latency for o in outcomes if o.kind == "rejected" and o.code != HELD_BACK), 99
         ),
         "held_back": float(sum(o.code == HELD_BACK for o in outcomes)),
-        "recovery_seconds": recovery_seconds(outcomes, spans),
-        "lost": float(len(books.lost)),
-        "duplicated": float(len(books.duplicated) + len(books.unknown)),
-        "mismatched": float(books.counts["mismatched"]),
-        "deadlines": float(books.counts["deadline"]),
-        "errors": float(books.counts["error"]),
-        "judged_twice": None if judged is None else float(max(0, judged - explained)),
-        "wrong_refusals": float(sum(o.kind != "refused" or o.code not in codes[o.sample] for o in bad)),
-        "good_unanswered": float(sum(o.kind != "answered" for o in good)),
+        "recovery_seconds": recovery_seconds(outcomes, phases),
+        "lost": float(len(found.lost)),
+        "duplicated": float(len(found.duplicated) + len(found.unknown)),
+        "mismatched": float(found.counts["mismatched"]),
+        "deadlines": float(found.counts["deadline"]),
+        "errors": float(found.counts["error"]),
+        "judged_twice": None if judged is None else float(max(0, judged - accounted)),
+        "wrong_refusals": float(sum(o.kind != "refused" or o.code not in expected_codes[o.sample] for o in invalid)),
+        "good_unanswered": float(sum(o.kind != "answered" for o in valid)),
         "generator_lag_p99_ms": percentile_ms((o.sent - o.due for o in outcomes), 99),
     }
+
+
+def figure_names() -> list[str]:
+    """Return the names of all figures."""
+    phase = ScheduledPhase("", 0.0, 1.0, 1.0, 1.0, True)
+    return list(compute_figures([], [], [phase], [], 1.0))

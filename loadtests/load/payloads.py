@@ -1,4 +1,4 @@
-"""What a load test sends: photographs, a mix of sizes, and files that must be refused, with their right answers."""
+"""The files that a load test sends: photographs, a mix of sizes, and invalid files with their correct error codes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _JPEG_START = b"\xff\xd8"
-#: Width, height and share of the mix: mostly phone-sized previews, some originals.
+#: (Width, height) -> how often the size is in the mix: mostly previews for phones, some originals.
 SIZES = {(320, 240): 4, (640, 480): 8, (1280, 960): 4, (1920, 1080): 3, (4000, 3000): 1}
 _PHOTO = (640, 480)
-_BAD_SHARE = 4  # one file in so many
+#: One file in this many is invalid.
+_INVALID_EVERY = 4
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A file to send; ``codes`` are the refusals that are right for it, empty where a verdict is."""
+    """A file to send; ``expected_codes`` are its correct error codes, none for a file that gets a verdict."""
 
     name: str
     data: bytes
-    codes: tuple[str, ...] = ()
+    expected_codes: tuple[str, ...] = ()
 
 
-def stamp(data: bytes, text: str) -> bytes:
-    """Return the JPEG with ``text`` in a comment segment; other files as they are.
+def with_comment(data: bytes, text: str) -> bytes:
+    """Return the JPEG with ``text`` in a comment segment; other files unchanged.
 
-    The picture stays the same and its sha256 does not, so an answer that belongs to another request shows.
+    The comment changes the file's sha256 but no pixel, so that an answer to another request is detected.
     """
     if not data.startswith(_JPEG_START):
         return data
@@ -37,7 +38,7 @@ def stamp(data: bytes, text: str) -> bytes:
 
 
 def sample_set(name: str) -> list[Sample]:
-    """Return the samples of a set (``photo``, ``sizes`` or ``damaged``); each stands as often as its share is.
+    """Return the samples of a set (``photo``, ``sizes`` or ``damaged``), each repeated according to its share.
 
     Raises:
         KeyError: there is no such set.
@@ -45,19 +46,22 @@ def sample_set(name: str) -> list[Sample]:
     return {"photo": _photo, "sizes": _sizes, "damaged": _damaged}[name]()
 
 
-def deal(count: int, samples: int, seed: int = 0) -> list[int]:
-    """Return ``count`` indices below ``samples``, shuffled deck by deck, so that every stretch holds the same mix."""
+def shuffled_order(count: int, samples: int, seed: int = 0) -> list[int]:
+    """Return ``count`` indices below ``samples``: random permutations of all samples, one after the other.
+
+    Every stretch of the order thus has nearly the same mix.
+    """
     rng = random.Random(seed)  # noqa: S311 - an order of requests, not a secret
-    chosen: list[int] = []
-    while len(chosen) < count:
-        deck = list(range(samples))
-        rng.shuffle(deck)
-        chosen += deck
-    return chosen[:count]
+    order: list[int] = []
+    while len(order) < count:
+        permutation = list(range(samples))
+        rng.shuffle(permutation)
+        order += permutation
+    return order[:count]
 
 
 def _photo() -> list[Sample]:
-    from ..sample_images import photograph
+    from ..sample_images import photograph  # loads OpenCV, which the generator's process does not need
 
     return [Sample("{}x{}.jpg".format(*_PHOTO), photograph(*_PHOTO))]
 
@@ -70,15 +74,15 @@ def _sizes() -> list[Sample]:
 
 
 def _damaged() -> list[Sample]:
-    (good,) = _photo()
-    bad = bad_samples(good.data)
-    return bad + [good] * (len(bad) * (_BAD_SHARE - 1))
+    (valid,) = _photo()
+    invalid = invalid_samples(valid.data)
+    return invalid + [valid] * (len(invalid) * (_INVALID_EVERY - 1))
 
 
-def bad_samples(photo: bytes) -> list[Sample]:
+def invalid_samples(photo: bytes) -> list[Sample]:
     """Return files that must be refused, made from a JPEG.
 
-    ``image.too_large`` is not among them: messages of 20 MiB would measure the generator and the loopback device.
+    There is none for ``image.too_large``: messages of 20 MiB would measure the generator and the loopback device.
     """
     from PIL import Image
 
@@ -90,19 +94,19 @@ def bad_samples(photo: bytes) -> list[Sample]:
         return buffer.getvalue()
 
     cut = ("image.truncated", "image.corrupt")
-    wholes: Sequence[tuple[str, bytes]] = (("jpeg", photo), ("png", save("PNG")), ("webp", save("WEBP")))
+    complete: Sequence[tuple[str, bytes]] = (("jpeg", photo), ("png", save("PNG")), ("webp", save("WEBP")))
     return [
         Sample("empty", b"", ("image.empty",)),
         Sample("text", b"not an image, whatever its name says", ("image.unsupported_format",)),
         Sample("gif", save("GIF"), ("image.unsupported_format",)),
         Sample("huge.png", _png_header(20_000, 20_000), ("image.too_many_pixels",)),
         Sample("zero.png", _png_header(0, 50), ("image.corrupt",)),
-        *(Sample(f"half.{form}", whole[: len(whole) // 2], cut) for form, whole in wholes),
+        *(Sample(f"half.{form}", data[: len(data) // 2], cut) for form, data in complete),
     ]
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """Return a PNG that announces a size and holds no pixels."""
+    """Return a PNG file with a header for this size and without pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""``veridict perf-analyzer``: real images as perf_analyzer's input data, and NVIDIA's perf_analyzer run on them."""
+"""``veridict perf-analyzer``: writes real images as input data and runs NVIDIA's perf_analyzer with them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from veridict.client.cli_detect import find_images
 from veridict.deploy.launcher import LaunchError
+from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
-from veridict.deploy.repository import RepositoryError
 from veridict.forensics.signature import DETECTOR, IMAGE
 
 from .payloads import sample_set
 
 _NO_BINARY = (
-    "no perf_analyzer here, so the command was only printed. It is on PATH in NVIDIA's Triton SDK container; elsewhere "
+    "no perf_analyzer was found, so the command was only printed. NVIDIA's Triton SDK container has it; elsewhere "
     "`pip install --no-deps --target build/perf tritonclient==2.51.0 nvidia-cuda-runtime-cu12` (Linux, x86-64) and "
     "`apt-get install libb64-0d`, then --binary build/perf/bin/perf_analyzer"
 )
@@ -34,7 +34,7 @@ _NO_BINARY = (
 def input_data(images: Sequence[bytes]) -> str:
     """Return perf_analyzer's input-data document: one request of batch 1 per encoded image.
 
-    A BYTES element is its length as a little-endian uint32 and then its bytes, all of it base64 (perf_analyzer's
+    A BYTES element is its length as a little-endian uint32 followed by its bytes, in base64 (perf_analyzer's
     docs/input_data.md).
 
     Raises:
@@ -47,16 +47,18 @@ def input_data(images: Sequence[bytes]) -> str:
 
 
 def find_binary(named: Path | None = None) -> Path | None:
-    """Return perf_analyzer: the named one, the one on PATH, or an old tritonclient wheel's in this environment."""
+    """Return the path of perf_analyzer: the named one, else that on PATH, else that of this environment; or None."""
     if named is not None:
         return named if named.is_file() else None
-    inside = Path(sysconfig.get_path("scripts")) / "perf_analyzer"
+    in_environment = Path(sysconfig.get_path("scripts")) / "perf_analyzer"
     on_path = shutil.which("perf_analyzer")
-    return Path(on_path) if on_path else inside if inside.is_file() else None
+    if on_path:
+        return Path(on_path)
+    return in_environment if in_environment.is_file() else None
 
 
 def library_path(binary: Path) -> str:
-    """Return LD_LIBRARY_PATH with CUDA's runtime library from a pip-installed wheel near the binary, if there is one.
+    """Return LD_LIBRARY_PATH extended by the CUDA runtime of a pip-installed wheel next to the binary, if there is one.
 
     The binary is linked against libcudart although it needs no GPU.
     """
@@ -98,22 +100,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--url", default="", help="host:port of a gRPC endpoint (default: starts a server of its own)")
     parser.add_argument("--images", type=Path, nargs="+", metavar="PATH", help="files or folders to send")
-    parser.add_argument("--set", choices=("photo", "sizes"), default="sizes", help="what to send without --images")
-    parser.add_argument("--data", type=Path, default=Path("build/perf_analyzer.json"), help="the input data to write")
+    parser.add_argument(
+        "--set",
+        choices=("photo", "sizes"),
+        default="sizes",
+        help="images to send without --images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("build/perf_analyzer.json"),
+        help="file for the input data (default: %(default)s)",
+    )
     parser.add_argument("--concurrency", default="1:16:5", help="closed loop: start:end:step (default: %(default)s)")
     parser.add_argument("--request-rate", default="", help="open loop instead: requests per second, start:end:step")
-    parser.add_argument("--distribution", choices=("constant", "poisson"), default="constant", help="of the open loop")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of one measurement window (default: %(default)s)")
-    parser.add_argument("--stability", type=float, default=10.0, help="percent that windows may differ by")
-    parser.add_argument("--csv", type=Path, help="where perf_analyzer writes its table")
-    parser.add_argument("--binary", type=Path, help="perf_analyzer (default: on PATH, or in this environment)")
     parser.add_argument(
-        "--print", dest="print_only", action="store_true", help="write the data, print the command, stop"
+        "--distribution", choices=("constant", "poisson"), default="constant", help="arrivals of --request-rate"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="length of one measurement window (default: %(default)s)"
+    )
+    parser.add_argument("--stability", type=float, default=10.0, help="percent by which windows may differ")
+    parser.add_argument("--csv", type=Path, help="file for perf_analyzer's table")
+    parser.add_argument(
+        "--binary", type=Path, help="path of perf_analyzer (default: that on PATH or in this environment)"
+    )
+    parser.add_argument(
+        "--print",
+        dest="print_only",
+        action="store_true",
+        help="write the input data and print the command without running it",
     )
 
 
 @contextlib.contextmanager
-def _serve(url: str) -> Iterator[str]:
+def _running_server(url: str) -> Iterator[str]:
+    """Yield the URL; without one, that of a server that runs inside the ``with`` block."""
     if url:
         yield url
         return
@@ -122,7 +144,7 @@ def _serve(url: str) -> Iterator[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the input data and run perf_analyzer; return its status, 0 when it was only printed, 2 on usage errors."""
+    """Write the input data and run perf_analyzer; return its status, 0 if only printed, 2 for invalid options."""
     try:
         if arguments.seconds <= 0 or arguments.stability <= 0:
             raise ValueError("--seconds and --stability must be positive")
@@ -132,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
             files = [sample.data for sample in sample_set(arguments.set)]
         binary = find_binary(arguments.binary)
         if arguments.binary is not None and binary is None:
-            raise ValueError(f"no file {arguments.binary}")
+            raise ValueError(f"--binary: there is no file {arguments.binary}")
         arguments.data.parent.mkdir(parents=True, exist_ok=True)
         arguments.data.write_text(input_data(files))
     except (OSError, ValueError) as error:
@@ -145,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"veridict perf-analyzer: {_NO_BINARY}", file=sys.stderr)
         return 0
     try:
-        with _serve(arguments.url) as url:
+        with _running_server(arguments.url) as url:
             command = command_line(str(binary), url, arguments.data, arguments)
             print(shlex.join(command), file=sys.stderr, flush=True)
             environment = {**os.environ, "LD_LIBRARY_PATH": library_path(binary)}

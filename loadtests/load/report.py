@@ -1,21 +1,21 @@
-"""A load test as one HTML file: thresholds, latency and outcomes over time. No script, nothing fetched."""
+"""A load test as one HTML file: thresholds, latency and outcomes over time. It has no script and loads nothing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .outcomes import KINDS, Outcome, percentile_ms
+from veridict.explain.reports.html import render_template
 
-if TYPE_CHECKING:
-    from .cli import Run
+from .outcomes import OUTCOME_KINDS, Outcome, percentile_ms
+from .result import LoadTestResult
 
 TEMPLATE = Path(__file__).parent / "report.html"
-#: The plot area in SVG units; the axis labels stand outside it.
+#: The plot area in SVG units, without the axis labels.
 WIDTH, HEIGHT = 900.0, 220.0
-_MOST_BINS = 180
+_MAX_BINS = 180
 COLOURS = {
     "answered": "#2166ac",
     "refused": "#92c5de",
@@ -24,31 +24,32 @@ COLOURS = {
     "mismatched": "#762a83",
     "error": "#1c2430",
 }
-#: Line -> outcome, percentile of its latencies, colour.
+#: Line of the latency plot -> outcome, percentile of its latencies, colour.
 _SERIES = {
     "p50 of verdicts": ("answered", 50, "#4393c3"),
     "p99 of verdicts": ("answered", 99, "#053061"),
     "p99 of rejections": ("rejected", 99, "#d6604d"),
 }
-_STEPS = (1, 2, 5)
+#: The steps of a scale, times a power of ten.
+_STEPS = (1, 2, 5, 10)
 
 
 def bin_width(seconds: float) -> float:
-    """Return a round number of seconds that divides a run into at most 180 bins."""
-    wanted = seconds / _MOST_BINS
-    power = 10.0 ** math.floor(math.log10(wanted)) if wanted > 0 else 0.1
-    return max(0.1, next(s * power for s in (*_STEPS, 10) if s * power >= wanted * (1 - 1e-9)))
+    """Return a round number of seconds, at least 0.1, that divides a run into at most 180 bins."""
+    smallest = seconds / _MAX_BINS
+    power = 10.0 ** math.floor(math.log10(smallest)) if smallest > 0 else 0.1
+    return max(0.1, next(s * power for s in _STEPS if s * power >= smallest * (1 - 1e-9)))
 
 
 def ticks(top: float, most: int = 6) -> list[float]:
     """Return round numbers from 0 up to ``top``, at most ``most`` + 1 of them."""
     power = 10.0 ** math.floor(math.log10(top / most))
-    step = next(s * power for s in (*_STEPS, 10) if s * power * most >= top * (1 - 1e-9))
+    step = next(s * power for s in _STEPS if s * power * most >= top * (1 - 1e-9))
     return [step * i for i in range(int(top / step + 1e-9) + 1)]
 
 
 def latency_lines(outcomes: Sequence[Outcome], seconds: float, width: float) -> dict[str, Any]:
-    """Return the latency plot: p50 and p99 of verdicts, p99 of rejections, per bin of due time; ms on a log axis."""
+    """Return the lines and labels of the latency plot: milliseconds on a logarithmic axis, per bin of due time."""
     bins = math.ceil(seconds / width)
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in _SERIES}
     for number in range(bins):
@@ -69,9 +70,9 @@ def latency_lines(outcomes: Sequence[Outcome], seconds: float, width: float) -> 
 
 
 def outcome_bars(outcomes: Sequence[Outcome], seconds: float, width: float) -> dict[str, Any]:
-    """Return the outcomes plot: requests per second by outcome, stacked, per bin of due time."""
+    """Return the stacked bars and labels of the outcome plot: requests per second by outcome, per bin of due time."""
     bins = math.ceil(seconds / width)
-    counts = [dict.fromkeys(KINDS, 0) for _ in range(bins)]
+    counts = [dict.fromkeys(OUTCOME_KINDS, 0) for _ in range(bins)]
     for o in outcomes:
         counts[min(bins - 1, int(o.due / width))][o.kind] += 1
     marks = ticks(max([sum(c.values()) for c in counts] + [1]) / width)
@@ -79,7 +80,7 @@ def outcome_bars(outcomes: Sequence[Outcome], seconds: float, width: float) -> d
     bars = []
     for number, count in enumerate(counts):
         base = HEIGHT
-        for kind in KINDS:
+        for kind in OUTCOME_KINDS:
             height = HEIGHT * count[kind] / width / top
             base -= height
             if count[kind]:
@@ -88,23 +89,24 @@ def outcome_bars(outcomes: Sequence[Outcome], seconds: float, width: float) -> d
     return {"bars": bars, "labels": [(HEIGHT - HEIGHT * m / top, f"{m:g}") for m in marks]}
 
 
-def render_report(run: Run) -> str:
-    """Return the HTML document of a finished run."""
-    import jinja2
+def render_report(result: LoadTestResult) -> str:
+    """Return the result as an HTML document.
 
-    seconds = run.spans[-1].ends
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    seconds = result.phases[-1].ends
     width = bin_width(seconds)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    document: str = environment.from_string(TEMPLATE.read_text()).render(
-        run=run,
+    return render_template(
+        TEMPLATE,
+        result=result,
         width=WIDTH,
         height=HEIGHT,
         bin=width,
-        latency=latency_lines(run.outcomes, seconds, width),
-        outcomes=outcome_bars(run.outcomes, seconds, width),
+        latency=latency_lines(result.outcomes, seconds, width),
+        outcomes=outcome_bars(result.outcomes, seconds, width),
         colours=COLOURS,
         line_colours={name: colour for name, (_, _, colour) in _SERIES.items()},
         times=[(WIDTH * t / seconds, f"{t:g}") for t in ticks(seconds, 10)],
-        phases=[(WIDTH * s.begins / seconds, WIDTH * (s.ends - s.begins) / seconds, s) for s in run.spans],
+        phases=[(WIDTH * p.begins / seconds, WIDTH * (p.ends - p.begins) / seconds, p) for p in result.phases],
     )
-    return document

@@ -1,4 +1,4 @@
-"""Pass or fail: the figures of a run against a TOML file of bounds per profile."""
+"""Checks the figures of a run against a TOML file with thresholds per profile."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..tables import markdown_table
+
 DEFAULT_FILE = Path(__file__).parent / "thresholds.toml"
 _COMMON = "all"
 _KEYS = {"min", "max", "optional"}
 
 
 class ThresholdError(ValueError):
-    """The thresholds file cannot be used; the message says why."""
+    """The file of thresholds is invalid; the message says why."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A figure's bounds, both inclusive; ``optional`` ones pass when the run does not yield the figure."""
+    """A figure's inclusive bounds; an ``optional`` threshold holds if the run does not yield the figure."""
 
     figure: str
     minimum: float | None = None
@@ -27,7 +29,7 @@ class Threshold:
     optional: bool = False
 
     def __str__(self) -> str:
-        """Return the bounds as people write them."""
+        """Return the bounds in words, such as ``>= 1 and <= 4``."""
         low = [] if self.minimum is None else [f">= {self.minimum:g}"]
         high = [] if self.maximum is None else [f"<= {self.maximum:g}"]
         return " and ".join(low + high)
@@ -35,7 +37,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Check:
-    """A threshold with what was measured, and whether it held."""
+    """A threshold, the measured figure, and whether the threshold held."""
 
     threshold: Threshold
     measured: float | None
@@ -43,22 +45,22 @@ class Check:
 
 
 def load_thresholds(path: Path, profile: str, known: Sequence[str]) -> list[Threshold]:
-    """Return the thresholds of a profile: the file's ``[all]`` and its own table, which overrides.
+    """Return the thresholds of a profile: those of ``[all]``, overridden by the profile's own table.
 
     Args:
         path: the TOML file.
         profile: the profile's name.
-        known: the figures that can be named.
+        known: the names of all figures.
 
     Raises:
-        ThresholdError: the file is unreadable, names an unknown figure, or a bound is no number.
+        ThresholdError: the file is unreadable, names an unknown figure, or has a bound that is not a number.
     """
     try:
         tables = tomllib.loads(path.read_text())
     except OSError as error:
         raise ThresholdError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ThresholdError(f"{path} is no TOML file: {error}") from error
+        raise ThresholdError(f"{path} is not a TOML file: {error}") from error
     if profile not in tables:
         raise ThresholdError(f"{path} has no table [{profile}]")
     merged = {**tables.get(_COMMON, {}), **tables[profile]}
@@ -67,9 +69,9 @@ def load_thresholds(path: Path, profile: str, known: Sequence[str]) -> list[Thre
 
 def _read(path: Path, name: str, bounds: Any, known: Sequence[str]) -> Threshold:
     if name not in known:
-        raise ThresholdError(f"{path} names the figure {name!r}; there are: {', '.join(sorted(known))}")
+        raise ThresholdError(f"{path}: unknown figure {name!r}; the figures are {', '.join(sorted(known))}")
     if not isinstance(bounds, dict) or not bounds.keys() <= _KEYS or not bounds.keys() & {"min", "max"}:
-        raise ThresholdError(f"{path}: {name} needs min or max (and may have optional), not {bounds!r}")
+        raise ThresholdError(f"{path}: {name} needs min or max, and may have optional; not {bounds!r}")
     lowest, highest, optional = bounds.get("min"), bounds.get("max"), bounds.get("optional", False)
     if any(isinstance(v, bool) or not isinstance(v, int | float | None) for v in (lowest, highest)) or optional not in (
         True,
@@ -79,8 +81,8 @@ def _read(path: Path, name: str, bounds: Any, known: Sequence[str]) -> Threshold
     return Threshold(name, lowest, highest, bool(optional))
 
 
-def check(thresholds: Sequence[Threshold], figures: Mapping[str, float | None]) -> list[Check]:
-    """Return every threshold with its figure; a figure that is missing passes only where it is optional."""
+def check_thresholds(thresholds: Sequence[Threshold], figures: Mapping[str, float | None]) -> list[Check]:
+    """Check every threshold; a figure that was not measured passes only if it is optional."""
     return [Check(t, figures[t.figure], _holds(t, figures[t.figure])) for t in thresholds]
 
 
@@ -92,10 +94,10 @@ def _holds(threshold: Threshold, measured: float | None) -> bool:
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """Return the Markdown table: figure, bound, measured value, PASS or FAIL (n/a: optional and not measured)."""
-    lines = ["| figure | threshold | measured | |", "| --- | --- | --- | --- |"]
+    """Return the Markdown table: figure, bounds, measured value, and PASS, FAIL or n/a (optional and not measured)."""
+    rows = []
     for c in checks:
         measured = "-" if c.measured is None else f"{c.measured:.3g}" if abs(c.measured) < 100 else f"{c.measured:.0f}"
         result = "n/a" if c.measured is None and c.passed else "PASS" if c.passed else "FAIL"
-        lines.append(f"| {c.threshold.figure} | {c.threshold} | {measured} | {result} |")
-    return "\n".join(lines)
+        rows.append((c.threshold.figure, str(c.threshold), measured, result))
+    return markdown_table(("figure", "threshold", "measured", "result"), rows)

@@ -1,12 +1,12 @@
-"""Locust users that send images through our own gRPC client; run as a process of its own.
+"""Locust users that send images through the Veridict client; runs in a process of its own.
 
 Importing locust patches the standard library for gevent, so only the load generator's process imports this module:
-``python -m veridict.loadtests.load.users PLAN`` carries out a :class:`~veridict.loadtests.load.generator.Plan`.
+``python -m veridict.loadtests.load.users PLAN`` runs a :class:`~veridict.loadtests.load.generator.Plan`.
 """
 
 from __future__ import annotations
 
-from locust import User, constant, task  # first: it patches sockets, threads and time, which all others then use
+from locust import User, constant, task  # first: it patches sockets, threads and time before others import them
 from locust.env import Environment
 
 # isort: split
@@ -33,24 +33,25 @@ from veridict.client import (
     VeridictError,
 )
 
-from .generator import Plan, Tally, read_plan, write_tallies
-from .outcomes import Outcome, Request, to_line
-from .payloads import stamp
+from .generator import LocustStatistics, Plan, read_plan, write_statistics
+from .outcomes import Outcome, Request, to_json_line
+from .payloads import with_comment
 
-_REPORT_EVERY = 10.0
+#: Seconds between two progress reports.
+_REPORT_INTERVAL = 10.0
 
 
-class Generator:
-    """One run: the client, the clock, and the ledger that every request ends up in exactly once."""
+class LoadGenerator:
+    """One run: the client, the clock, and the file to which every request's outcome is written exactly once."""
 
     def __init__(self, plan: Plan, environment: Any) -> None:
-        """Open the channel; attempts are limited to one, so that a request sent is a request accounted for."""
+        """Open the client and the outcome file; the client makes one attempt, so that each request is sent once."""
         self.plan = plan
         self.environment = environment
         self.client = DetectorClient(config=ClientConfig(attempts=1, **vars(plan.target)))
         self.outcomes: list[Outcome] = []
-        # Line by line: what was answered stays known even when this process has to be killed.
-        self.ledger = plan.ledger.open("w", buffering=1)
+        # Line-buffered: the outcomes so far are kept even if this process is killed.
+        self.outcome_file = plan.outcome_file.open("w", buffering=1)
         self.sent = 0
         self.done = gevent.event.Event()
         self.started = time.perf_counter()
@@ -60,9 +61,9 @@ class Generator:
         return time.perf_counter() - self.started
 
     def send(self, request: Request) -> None:
-        """Send one request, write its outcome down and tell locust."""
+        """Send one request, write its outcome and report it to locust."""
         sample = self.plan.samples[request.sample]
-        data = stamp(sample.data, request.id)
+        data = with_comment(sample.data, request.id)
         sent = self.now()
         self.sent += 1
         kind, code = "answered", ""
@@ -81,37 +82,39 @@ class Generator:
             kind, code, failure = "error", f"{error.code}: {error.message}", error
         outcome = Outcome(request.id, request.due, sent, self.now(), kind, request.sample, code)
         self.outcomes.append(outcome)
-        self.ledger.write(to_line(outcome))
-        wanted = "refused" if sample.codes else "answered"
+        self.outcome_file.write(to_json_line(outcome))
+        expected = "refused" if sample.expected_codes else "answered"
         self.environment.events.request.fire(
             request_type="grpc",
             name=sample.name,
             response_time=1e3 * outcome.latency,
             response_length=0,
-            exception=None if kind == wanted else failure or RuntimeError(kind),
+            exception=None if kind == expected else failure or RuntimeError(kind),
             context={},
         )
 
     def report(self) -> None:
-        """Print how the run is going, now and then."""
+        """Print the progress of the run every ten seconds."""
         while True:
-            gevent.sleep(_REPORT_EVERY)
+            gevent.sleep(_REPORT_INTERVAL)
             counts = Counter(o.kind for o in self.outcomes)
             parts = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-            waiting = self.sent - len(self.outcomes)
-            print(f"  {self.now():5.0f} s: {self.sent} sent, {parts}, {waiting} under way", file=sys.stderr, flush=True)
+            in_flight = self.sent - len(self.outcomes)
+            print(
+                f"  {self.now():5.0f} s: {self.sent} sent, {parts}, {in_flight} in flight", file=sys.stderr, flush=True
+            )
 
 
 class ClosedLoopUser(User):  # type: ignore[misc, unused-ignore]
-    """Sends the next request when the last one is answered: finds the capacity, and can never overload a server."""
+    """Sends the next request when the last one is answered; many such users find the server's capacity."""
 
     abstract = True
     wait_time = constant(0)
-    generator: Generator
+    generator: LoadGenerator
 
     @task  # type: ignore[untyped-decorator, unused-ignore]
     def send_next(self) -> None:
-        """Take the next request of the plan that is still due; end the run when its time is over."""
+        """Send the next request of the plan, from the first again after the last; end the run when its time is over."""
         run = self.generator
         if run.now() >= run.plan.seconds:
             if run.sent == len(run.outcomes):
@@ -124,36 +127,36 @@ class ClosedLoopUser(User):  # type: ignore[misc, unused-ignore]
 
 
 class OpenLoopUser(User):  # type: ignore[misc, unused-ignore]
-    """Sends every request when it is due, whatever became of the ones before it; one such user is the whole crowd."""
+    """Sends every request when it is due, whether or not earlier ones are answered; one user sends the whole load."""
 
     abstract = True
     wait_time = constant(0)
-    generator: Generator
+    generator: LoadGenerator
 
     @task  # type: ignore[untyped-decorator, unused-ignore]
     def send_on_schedule(self) -> None:
-        """Start a greenlet per request at its time, then wait until all have ended."""
+        """Start a greenlet for each request when it is due, then wait until all have ended."""
         run = self.generator
-        crowd = gevent.pool.Group()
+        greenlets = gevent.pool.Group()
         for request in run.plan.requests:
             early = request.due - run.now()
-            gevent.sleep(max(0.0, early))  # also when late: answers must get their turn
-            crowd.start(gevent.Greenlet(run.send, request))
-        crowd.join(timeout=run.plan.target.deadline + 10.0)
+            gevent.sleep(max(0.0, early))  # sleeps even when late, so that other greenlets can read answers
+            greenlets.start(gevent.Greenlet(run.send, request))
+        greenlets.join(timeout=run.plan.target.deadline + 10.0)
         run.done.set()
         gevent.sleep(3600)
 
 
-def carry_out(plan: Plan) -> None:
-    """Run a plan to its end and write its ledger and locust's statistics."""
-    # Before the first channel: gRPC's threads become greenlets, and all calls share one that waits for their answers.
+def run_plan(plan: Plan) -> None:
+    """Run a plan to its end; write the outcomes and locust's statistics."""
+    # Must come before the first channel: gRPC then uses greenlets, and one of them waits for the answers to all calls.
     grpc.experimental.gevent.init_gevent()
     base = OpenLoopUser if plan.users == 0 else ClosedLoopUser
     environment = Environment(user_classes=[], catch_exceptions=False)
-    run = Generator(plan, environment)
+    run = LoadGenerator(plan, environment)
     environment.user_classes = [type(base.__name__, (base,), {"generator": run})]
     runner = environment.create_local_runner()
-    run.client.ready()  # connected before the clock starts
+    run.client.ready()  # connects before the clock starts
     run.started = time.perf_counter()
     progress = gevent.spawn(run.report)
     runner.start(plan.users or 1, spawn_rate=plan.users or 1)
@@ -162,13 +165,13 @@ def carry_out(plan: Plan) -> None:
     finally:
         progress.kill()
         entries = [*environment.stats.entries.values(), environment.stats.total]
-        write_tallies(plan.tallies, [_tally(entry) for entry in entries])
-        run.ledger.close()
+        write_statistics(plan.statistics_file, [_to_statistics(entry) for entry in entries])
+        run.outcome_file.close()
         runner.quit()
 
 
-def _tally(entry: Any) -> Tally:
-    return Tally(
+def _to_statistics(entry: Any) -> LocustStatistics:
+    return LocustStatistics(
         name=entry.name,
         requests=entry.num_requests,
         failures=entry.num_failures,
@@ -179,16 +182,16 @@ def _tally(entry: Any) -> Tally:
 
 
 def main(path: Path) -> NoReturn:
-    """Carry out the plan in a file and end this process."""
+    """Run the plan in a file and end this process."""
     status = 1
     try:
-        carry_out(read_plan(path))
+        run_plan(read_plan(path))
         status = 0
     except Exception:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        # At a normal exit gRPC closes its channel with gevent's threads already gone, and may wait for them forever.
+        # A normal exit may hang: gRPC closes its channel after gevent's threads are gone, and waits for them.
         os._exit(status)
 
 

@@ -1,9 +1,7 @@
-"""The benchmark's own arithmetic: blocks, rows, comparisons, tables, stages; nothing here is a speed limit."""
+"""The benchmark's arithmetic: blocks, rows, comparisons, tables and stages. No test here asserts on speed."""
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -11,25 +9,23 @@ import cv2
 import numpy as np
 import pytest
 
-from veridict.forensics.decode import decode_image
-from veridict.forensics.faces import find_faces
-from veridict.loadtests import sample_images as pictures
-from veridict.loadtests import tables as figures
+from veridict.loadtests import sample_images, tables
 from veridict.loadtests.bench import cli as bench
 from veridict.loadtests.bench import forensics_cost, networks, serving, stages
 from veridict.loadtests.bench.peers import FASTAPI_ONNX, PEERS, TEXTBOOK, TEXTBOOK_NLM
-from veridict.loadtests.bench.subjects import Bare, Served, Subject
-from veridict.loadtests.closed_loop import Block, RefusedError, drive
-from veridict.loadtests.machine import Memory, ProcessTree, busy_seconds, installed_versions
-from veridict.loadtests.rounds import Task, measure_tasks
+from veridict.loadtests.bench.pipelines import InProcessPipeline, Pipeline, TritonPipeline
+from veridict.loadtests.bench.report import Report
+from veridict.loadtests.closed_loop import Block
+from veridict.loadtests.interleaved import Case, measure_interleaved
+from veridict.loadtests.machine import Memory, installed_versions
 
 
 def block(rate=10.0, latencies=(1.0, 2.0, 3.0), seconds=2.0, server=1.0, generator=0.5, rejected=0, memory=None):
     return Block(latencies, round(rate * seconds), rejected, seconds, generator, server, memory)
 
 
-class Fake(Subject):
-    """A subject that answers at once, and notes what happens to it."""
+class Fake(Pipeline):
+    """A pipeline that answers at once and records its events."""
 
     def __init__(self, name="fake", serial=False):
         super().__init__(name, None)
@@ -61,111 +57,17 @@ def arguments(*words):
     return parser.parse_args(words)
 
 
-@pytest.mark.parametrize("size", pictures.SIZES)
-def test_a_photograph_has_its_size_and_a_face(size):
-    image = decode_image(pictures.photograph(*pictures.SIZES[size]))
-    assert (image.width, image.height) == pictures.SIZES[size]
-    assert len(find_faces(image.pixels)) == 1
-
-
-@pytest.mark.parametrize("count", pictures.FACES)
-def test_a_crowd_has_as_many_faces_as_it_says(count):
-    assert len(find_faces(decode_image(pictures.crowd(count)).pixels)) == count
-
-
-def test_a_crowd_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="0 to 8"):
-        pictures.crowd(9)
-
-
-def test_the_closed_loop_counts_images_and_refusals_but_not_the_lead_in():
-    opened, state = [], {"calls": 0}
-
-    @contextmanager
-    def connect():
-        opened.append("open")
-
-        def call():
-            state["calls"] += 1
-            time.sleep(0.01)
-            if state["calls"] % 5 == 0:
-                raise RefusedError
-            return 3
-
-        yield call
-        opened.append("closed")
-
-    found = drive(connect, 2, 0.3, lead=0.2)
-    assert opened.count("open") == opened.count("closed") == 2
-    assert min(found.latencies) >= 10
-    assert found.images == 3 * len(found.latencies)
-    assert found.rejected > 0
-    assert len(found.latencies) + found.rejected < state["calls"]
-    assert found.rate == pytest.approx(found.images / found.seconds)
-    assert (found.server_cpu, found.memory) == (None, None)
-
-
-def test_a_block_without_an_answer_is_an_error():
-    @contextmanager
-    def connect():
-        def call():
-            raise RefusedError
-
-        yield call
-
-    with pytest.raises(RuntimeError, match="no request"):
-        drive(connect, 1, 0.05, lead=0.0)
-
-
-def test_a_failing_call_ends_the_block():
-    @contextmanager
-    def connect():
-        def call():
-            raise OSError("gone")
-
-        yield call
-
-    with pytest.raises(OSError, match="gone"):
-        drive(connect, 2, 0.2, lead=0.0)
-
-
-def test_a_process_tree_counts_its_children_and_stands_still_while_paused():
-    burn = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
-    before = busy_seconds()
-    with subprocess.Popen([sys.executable, "-c", burn], start_new_session=True) as process:
-        tree = ProcessTree(process.pid)
-        try:
-            ends = time.monotonic() + 20
-            while tree.cpu_seconds() < 0.3 and time.monotonic() < ends:
-                time.sleep(0.05)
-            assert tree.cpu_seconds() >= 0.3
-            assert tree.memory().rss > tree.memory().pss > 0
-            tree.pause()
-            time.sleep(0.05)
-            still = tree.cpu_seconds()
-            time.sleep(0.2)
-            assert tree.cpu_seconds() == still
-            tree.resume()
-            ends = time.monotonic() + 20
-            while tree.cpu_seconds() == still and time.monotonic() < ends:
-                time.sleep(0.05)
-            assert tree.cpu_seconds() > still
-        finally:
-            subprocess.run(["kill", "-9", "--", f"-{process.pid}"], check=False)
-    assert busy_seconds() > before
-
-
-def test_rounds_alternate_and_only_one_subject_runs_at_a_time():
+def test_rounds_alternate_and_only_one_pipeline_runs_at_a_time():
     first, second = Fake("a"), Fake("b")
-    tasks = [Task(first, "x", b"", 1), Task(second, "x", b"", 2), Task(second, "y", b"", 1, once=True)]
-    results = measure_tasks(tasks, 2, 0.02)
-    assert [len(results[task]) for task in tasks] == [2, 2, 1]
-    for subject in (first, second):
+    cases = [Case(first, "x", b"", 1), Case(second, "x", b"", 2), Case(second, "y", b"", 1, first_round_only=True)]
+    results = measure_interleaved(cases, 2, 0.02)
+    assert [len(results[case]) for case in cases] == [2, 2, 1]
+    for pipeline in (first, second):
         running = False
-        for event in subject.events:
+        for event in pipeline.events:
             assert event != "call" or running
             running = event == "resume" or (running and event != "pause")
-        assert subject.events[-1] == "resume"
+        assert pipeline.events[-1] == "resume"
 
 
 def test_a_row_is_made_of_medians_over_rounds_and_percentiles_over_requests():
@@ -174,37 +76,37 @@ def test_a_row_is_made_of_medians_over_rounds_and_percentiles_over_requests():
         block(30, (3.0, 4.0), memory=Memory(120, 90), server=3.0, rejected=2),
         block(20, (5.0, 6.0), memory=Memory(110, 85), server=2.0),
     ]
-    row = figures.summarise("served", "640x480", 8, blocks)
+    row = tables.summarise_blocks("served", "640x480", 8, blocks)
     assert (row.images_per_second, row.p50, row.rejected) == (20, 3.5, 2)
     assert (row.cores, row.cpu, row.rss, row.pss) == (1.0, 50.0, 120, 90)
     assert row.generator == pytest.approx(1e3 * 0.5 / 40)
     assert row.p99 == pytest.approx(np.percentile([1, 2, 3, 4, 5, 6], 99))
 
 
-def test_the_bare_loop_spends_the_generators_time_and_has_no_memory_of_its_own():
-    row = figures.summarise("bare", "640x480", 1, [block(server=None, generator=3.0)], in_process=True)
+def test_the_in_process_loop_uses_the_generators_cpu_time_and_has_no_memory_figures():
+    row = tables.summarise_blocks("in-process", "640x480", 1, [block(server=None, generator=3.0)], in_process=True)
     assert (row.cores, row.rss, row.generator) == (1.5, None, None)
-    assert parse(figures.serving_table([row]))[2][-5:] == ["1.50", "150.0", "-", "-", "-"]
+    assert parse(tables.serving_table([row]))[2][-5:] == ["1.50", "150.0", "-", "-", "-"]
 
 
 def test_ratios_are_drawn_round_by_round():
     # The whole machine is slow in the second round: the ratio does not see it.
     ours, theirs = [block(20), block(10), block(24)], [block(10), block(5), block(8)]
-    ratio = figures.compare_rates("us / them", "640x480", ours, theirs, 2.0)
+    ratio = tables.compare_rates("us / them", "640x480", ours, theirs, 2.0)
     assert (ratio.value, ratio.lowest, ratio.highest, ratio.met) == (2.0, 2.0, 3.0, True)
-    assert figures.compare_rates("", "", ours, theirs, 2.01).met is False
+    assert tables.compare_rates("", "", ours, theirs, 2.01).met is False
 
 
 def test_a_side_measured_once_counts_in_every_round():
-    assert figures.compare_rates("", "", [block(20), block(10), block(30)], [block(10)], 1).value == 2.0
+    assert tables.compare_rates("", "", [block(20), block(10), block(30)], [block(10)], 1).value == 2.0
 
 
 def test_overhead_is_a_difference_of_medians_with_an_upper_bound():
     ours, theirs = [block(latencies=(4.0, 5.0, 90.0))], [block(latencies=(1.0, 2.0, 3.0))]
-    ratio = figures.compare_medians("overhead", "640x480", ours, theirs, 5.0)
+    ratio = tables.compare_medians("overhead", "640x480", ours, theirs, 5.0)
     assert (ratio.value, ratio.met) == (3.0, True)
-    assert figures.compare_medians("", "", ours, theirs, 2.9).met is False
-    assert parse(figures.ratio_table([ratio]))[2] == [
+    assert tables.compare_medians("", "", ours, theirs, 2.9).met is False
+    assert parse(tables.comparison_table([ratio]))[2] == [
         "overhead",
         "640x480",
         "3.00 ms",
@@ -214,24 +116,26 @@ def test_overhead_is_a_difference_of_medians_with_an_upper_bound():
     ]
 
 
-def test_noise_names_the_median_and_the_worst_block():
+def test_the_background_load_names_the_median_and_the_worst_block():
     blocks = [Block((1.0,), 1, 0, 2.0, 0, 0, None, other) for other in (0.2, 0.4, 3.0)]
-    assert "0.20 cores busy in the median block and 1.50 in the worst" in figures.describe_noise(blocks)
+    assert "0.20 cores busy in the median block and 1.50 in the worst" in tables.describe_background_load(blocks)
 
 
 def test_serial_peers_are_saturated_by_two_clients_and_the_slowest_is_measured_once():
-    def subject(kind, name, serial=False):
+    def pipeline(kind, name, serial=False):
         made = kind.__new__(kind)
         made.name, made.serial, made.overlap = name, serial, 1
         return made
 
     peers = [Fake(TEXTBOOK.name, True), Fake(TEXTBOOK_NLM.name, True), Fake(FASTAPI_ONNX.name)]
-    tasks = serving.plan_serving(subject(Served, "served"), [subject(Bare, "bare")], peers, ["640x480"], [1, 8])
-    assert [(t.subject.name, t.concurrency, t.batch, t.once) for t in tasks] == [
-        ("bare", 1, 1, False),
+    cases = serving.plan_serving_cases(
+        pipeline(TritonPipeline, "served"), [pipeline(InProcessPipeline, "in-process")], peers, ["640x480"], [1, 8]
+    )
+    assert [(t.pipeline.name, t.concurrency, t.batch, t.first_round_only) for t in cases] == [
+        ("in-process", 1, 1, False),
         ("served", 1, 1, False),
         ("served", 8, 1, False),
-        ("served", 4, serving.BARE_BATCH, False),
+        ("served", 4, serving.IN_PROCESS_BATCH, False),
         (TEXTBOOK.name, 1, 1, False),
         (TEXTBOOK.name, 2, 1, False),
         (TEXTBOOK_NLM.name, 1, 1, True),
@@ -241,36 +145,36 @@ def test_serial_peers_are_saturated_by_two_clients_and_the_slowest_is_measured_o
 
 
 def test_comparisons_take_the_best_of_each_side_and_leave_out_who_did_not_run():
-    served = Served.__new__(Served)
+    served = TritonPipeline.__new__(TritonPipeline)
     served.name = "Veridict on Triton"
     results = {
-        Task(Fake("bare loop, one at a time"), "s", b"", 1): [block(20, (1.0,))],
-        Task(Fake("bare loop, batches of 8"), "s", b"", 1): [block(40)],
-        Task(Fake("bare loop, batches of 8, 2 at once"), "s", b"", 2): [block(50)],
-        Task(served, "s", b"", 1): [block(25, (4.0,))],
-        Task(served, "s", b"", 16): [block(45, (300.0,))],
-        Task(served, "s", b"", 4, serving.BARE_BATCH): [block(49, (600.0,))],
-        Task(Fake(FASTAPI_ONNX.name), "s", b"", 1): [block(30)],
-        Task(Fake(FASTAPI_ONNX.name), "s", b"", 16): [block(60)],
-        Task(served, "other", b"", 16): [block(1000)],
+        Case(Fake("in-process loop, one at a time"), "s", b"", 1): [block(20, (1.0,))],
+        Case(Fake("in-process loop, batches of 8"), "s", b"", 1): [block(40)],
+        Case(Fake("in-process loop, batches of 8, 2 at once"), "s", b"", 2): [block(50)],
+        Case(served, "s", b"", 1): [block(25, (4.0,))],
+        Case(served, "s", b"", 16): [block(45, (300.0,))],
+        Case(served, "s", b"", 4, serving.IN_PROCESS_BATCH): [block(49, (600.0,))],
+        Case(Fake(FASTAPI_ONNX.name), "s", b"", 1): [block(30)],
+        Case(Fake(FASTAPI_ONNX.name), "s", b"", 16): [block(60)],
+        Case(served, "other", b"", 16): [block(1000)],
     }
-    found = {ratio.what: ratio for ratio in serving.compare(results, "s")}
-    assert found["served at saturation / best bare loop in batches"].value == pytest.approx(0.9)
-    assert found["served at saturation / best bare loop in batches"].met
-    batched = "served, 8 images per request / best bare loop in batches of 8"
+    found = {ratio.what: ratio for ratio in serving.compare_pipelines(results, "s")}
+    assert found["served at saturation / best in-process loop in batches"].value == pytest.approx(0.9)
+    assert found["served at saturation / best in-process loop in batches"].met
+    batched = "served, 8 images per request / best in-process loop in batches of 8"
     assert found[batched].value == pytest.approx(0.98)
-    assert found["served at saturation / bare loop, one at a time"].value == pytest.approx(2.25)
-    assert found["p50 of serving at concurrency 1 - bare computation"].value == pytest.approx(3.0)
+    assert found["served at saturation / in-process loop, one at a time"].value == pytest.approx(2.25)
+    assert found["p50 served at concurrency 1 - p50 of the in-process loop"].value == pytest.approx(3.0)
     assert found[f"served / {FASTAPI_ONNX.name}, at saturation"].value == pytest.approx(0.75)
     assert not found[f"served / {FASTAPI_ONNX.name}, at saturation"].met
     assert len(found) == 5
-    assert [row.pipeline for row in serving.rows_of({t: b for t, b in results.items() if t.batch > 1})] == [
+    assert [row.pipeline for row in serving.summarise_results({t: b for t, b in results.items() if t.batch > 1})] == [
         "Veridict on Triton, 8 per request"
     ]
 
 
 def test_a_sweep_is_relative_to_its_first_line():
-    results = {Task(Fake(), "small", b"", 16): [block(40)], Task(Fake(), "large", b"", 16): [block(10)]}
+    results = {Case(Fake(), "small", b"", 16): [block(40)], Case(Fake(), "large", b"", 16): [block(10)]}
     rows = parse(serving.sweep_table("megapixels", results))
     assert rows[0][0] == "megapixels"
     assert rows[2][2:4] == ["40.0", "25.0"]
@@ -292,15 +196,15 @@ def test_stages_add_up_to_the_request():
     }
     own = {"decode": 2.0, "shrink": 1.0, "forensics": 1.0, "faces": 3.0, "view": 0.5}
     own |= {"queue": 0.3, "grouping": 0.2, "networks": 7.0}
-    profile = stages.account("s", own, spent, 10, 20.0)
+    profile = stages.attribute_latency("s", own, spent, 10, 20.0)
     assert sum(profile.stages.values()) == pytest.approx(profile.total)
-    assert profile.stages["preprocess: taking in, waiting for a thread and for others"] == pytest.approx(1.5)
-    assert profile.stages["calling them"] == pytest.approx(1.0)
-    assert profile.stages["at the same time (encoder and face CNN)"] == pytest.approx(-4.0)
+    assert profile.stages["preprocess: intake, waiting for a thread and for a batch"] == pytest.approx(1.5)
+    assert profile.stages["overhead of calling both networks"] == pytest.approx(1.0)
+    assert profile.stages["overlap of CLIP encoder and face CNN"] == pytest.approx(-4.0)
     # The networks took 7 as the first step saw them; of the queues, 1 is preprocess's own.
     rest = 20 - (7.5 + 1.5 + 7 + 1 + 1)
-    assert profile.stages["gRPC, ensemble scheduling, handing on, client"] == pytest.approx(rest)
-    rows = parse(stages.profile_table([profile]))
+    assert profile.stages["gRPC, ensemble scheduling, data transfer, client"] == pytest.approx(rest)
+    rows = parse(stages.stage_table([profile]))
     assert rows[2] == ["decode", "2.00 (10%)"]
     assert rows[-1][1] == "20.00"
 
@@ -311,9 +215,9 @@ def test_counters_subtract():
 
 def test_forensics_are_compared_at_one_size_and_their_growth_with_that_of_the_pixels():
     pixels = 4000 * 3000 / (1920 * 1080)
-    small = forensics_cost.Times([2.0, 2.0], [1.0, 1.0], [10.0, 6.0], 500.0)
-    large = forensics_cost.Times([2.0 * pixels, pixels], [1.0, 1.0], [60.0, 60.0], 3000.0)
-    files = dict(zip(forensics_cost.compared_pictures(), (small, large, small, small), strict=True))
+    small = forensics_cost.ForensicsTimes([2.0, 2.0], [1.0, 1.0], [10.0, 6.0], 500.0)
+    large = forensics_cost.ForensicsTimes([2.0 * pixels, pixels], [1.0, 1.0], [60.0, 60.0], 3000.0)
+    files = dict(zip(forensics_cost.compared_images(), (small, large, small, small), strict=True))
     speed, growth, detailed = forensics_cost.compare_forensics(files)
     assert (speed.value, speed.lowest, speed.highest, speed.met) == (4.0, 3.0, 5.0, True)
     assert (growth.value, growth.met) == (pytest.approx(0.75), False)
@@ -324,7 +228,7 @@ def test_forensics_are_compared_at_one_size_and_their_growth_with_that_of_the_pi
 
 def test_forensics_are_timed_both_ways_on_one_thread_which_is_given_back():
     before = cv2.getNumThreads()
-    found = forensics_cost.time_forensics({"small": pictures.photograph(640, 480)}, 2, 0.01)["small"]
+    found = forensics_cost.time_forensics({"small": sample_images.photograph(640, 480)}, 2, 0.01)["small"]
     assert len(found.ours) == len(found.textbook) == 2
     assert min(found.ours) >= min(found.decode) > 0
     assert found.nlm > max(found.textbook) > 0
@@ -334,10 +238,10 @@ def test_forensics_are_timed_both_ways_on_one_thread_which_is_given_back():
 def test_runs_are_timed_in_turns_per_row():
     calls = []
     runs = {name: lambda rows, name=name: calls.append(name) for name in ("a", "b")}
-    found = networks.time_in_turns(runs, np.zeros((4, 2), np.uint8), 0.01)
+    found = networks.time_interleaved(runs, np.zeros((4, 2), np.uint8), 0.01)
     assert set(found) == {"a", "b"}
-    turn = networks.TURN
-    assert calls[: 2 + 2 * turn] == ["a", "b"] + ["a"] * turn + ["b"] * turn
+    count = networks.CALLS_PER_TURN
+    assert calls[: 2 + 2 * count] == ["a", "b"] + ["a"] * count + ["b"] * count
 
 
 def test_the_command_repeats_the_run_without_naming_files(tmp_path):
@@ -367,9 +271,9 @@ def test_the_gpu_profile_needs_a_gpu(monkeypatch, capsys):
 
 
 def test_a_report_says_what_ran_where():
-    report = bench.Report("veridict bench --rounds 1")
-    report.ratios.append(figures.Ratio("a / b", "s", 2.0, 1.0, 3.0, 1.5))
-    report.add("Comparisons", figures.ratio_table(report.ratios))
+    report = Report("veridict bench --rounds 1")
+    report.comparisons.append(tables.Comparison("a / b", "s", 2.0, 1.0, 3.0, 1.5))
+    report.add("Comparisons", tables.comparison_table(report.comparisons))
     text, document = report.to_markdown(), json.loads(report.to_json())
     assert text.startswith("# Serving benchmark\n\n`veridict bench --rounds 1`, 20")
     assert f"numpy {np.__version__}" in text

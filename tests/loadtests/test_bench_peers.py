@@ -8,21 +8,21 @@ import numpy as np
 import psutil
 import pytest
 
-from veridict.deploy.repository import default_repository
+from veridict.deploy.manifest import default_repository
 from veridict.export.pipeline import InProcessDetector
-from veridict.loadtests.bench import cli as bench
-from veridict.loadtests.bench import peers
+from veridict.loadtests.bench import parts, peers
 from veridict.loadtests.bench.peers import textbook
+from veridict.loadtests.bench.report import Report
 from veridict.loadtests.sample_images import encode_jpeg
 
 
 @pytest.fixture
-def picture(astronaut):
+def image(astronaut):
     return encode_jpeg(astronaut)
 
 
 def start(peer):
-    if missing := peer.missing():
+    if missing := peer.missing_packages():
         pytest.skip(f"not installed: {', '.join(missing)} (pip install 'veridict[bench]')")
     return peers.PeerServer(peer, default_repository())
 
@@ -39,14 +39,14 @@ def ask(server, data):
 
 @pytest.mark.export
 @pytest.mark.parametrize("peer", [peers.FASTAPI_ONNX, peers.LITSERVE], ids=lambda peer: peer.module)
-def test_peers_with_our_functions_give_our_answer(peer, picture):
+def test_peers_with_our_functions_give_our_answer(peer, image):
     with start(peer) as server:
-        status, body = ask(server, picture)
+        status, body = ask(server, image)
         members = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-        with server.connect(picture) as call:
+        with server.connect(image) as call:
             assert call() == 1
     assert status == 200
-    (wanted,) = InProcessDetector(default_repository()).detect([picture])
+    (wanted,) = InProcessDetector(default_repository()).detect([image])
     # ONNX Runtime computes in float32 what OpenVINO computes in bfloat16 where the processor has it.
     assert json.loads(body)["fake_probability"] == pytest.approx(wanted.fake_probability, abs=0.05)
     _, alive = psutil.wait_procs(members, timeout=10)
@@ -54,12 +54,12 @@ def test_peers_with_our_functions_give_our_answer(peer, picture):
 
 
 @pytest.mark.export
-def test_the_textbook_pipeline_judges_and_finds_the_face(picture):
+def test_the_textbook_pipeline_answers_and_finds_the_face(image):
     with start(peers.TEXTBOOK) as server:
-        status, body = ask(server, picture)
+        status, body = ask(server, image)
         with (
             pytest.raises(peers.PeerError, match="answered 500"),
-            server.connect(b"no picture") as call,
+            server.connect(b"no image") as call,
         ):
             call()
     answer = json.loads(body)
@@ -77,14 +77,14 @@ def test_a_peer_that_cannot_start_says_why():
 
 def test_a_peer_that_is_not_installed_is_left_out_with_a_line(monkeypatch):
     absent = dataclasses.replace(peers.LITSERVE, needs=("no_such_package",))
-    monkeypatch.setattr(bench, "choose_peers", lambda gpu: [absent])
+    monkeypatch.setattr(parts, "choose_peers", lambda gpu: [absent])
     arguments = type("Arguments", (), {"profile": "cpu", "repository": default_repository()})
-    subjects, notes = bench.start_peers(arguments, bench.Report("x"), None)
-    assert subjects == []
+    pipelines, notes = parts.start_peers(arguments, Report("x"), None)
+    assert pipelines == []
     assert "LitServe, our runtime: left out, not installed: no_such_package" in notes[0]
 
 
-def test_the_textbook_measurements_on_pictures_with_known_values():
+def test_the_textbook_measurements_on_images_with_known_values():
     flat = np.full((64, 64), 120, np.uint8)
     assert textbook.laplacian_variance(flat) == 0
     assert textbook.residual_median(flat) == 0

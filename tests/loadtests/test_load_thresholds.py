@@ -8,14 +8,21 @@ import pytest
 import yaml
 
 from veridict.deploy.command import main
-from veridict.deploy.repository import default_repository
-from veridict.loadtests.load.arrivals import PROFILES, lay_out
-from veridict.loadtests.load.cli import Run, format_run, known_figures, plan_requests, to_document
-from veridict.loadtests.load.generator import Tally
-from veridict.loadtests.load.outcomes import Outcome, account, figures
+from veridict.deploy.manifest import default_repository
+from veridict.loadtests.load.arrivals import PROFILES, schedule_phases
+from veridict.loadtests.load.cli import plan_requests
+from veridict.loadtests.load.generator import LocustStatistics
+from veridict.loadtests.load.outcomes import Outcome, compute_figures, figure_names, reconcile
 from veridict.loadtests.load.perf_analyzer import find_binary, input_data
 from veridict.loadtests.load.report import bin_width, render_report, ticks
-from veridict.loadtests.load.thresholds import DEFAULT_FILE, ThresholdError, check, format_checks, load_thresholds
+from veridict.loadtests.load.result import LoadTestResult, format_result, to_document
+from veridict.loadtests.load.thresholds import (
+    DEFAULT_FILE,
+    ThresholdError,
+    check_thresholds,
+    format_checks,
+    load_thresholds,
+)
 
 
 def read(tmp_path, text, profile="steady"):
@@ -26,29 +33,29 @@ def read(tmp_path, text, profile="steady"):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_checked_in_file_covers_every_profile(profile):
-    names = {t.figure for t in load_thresholds(DEFAULT_FILE, profile, known_figures())}
+    names = {t.figure for t in load_thresholds(DEFAULT_FILE, profile, figure_names())}
     assert {"lost", "duplicated", "mismatched", "errors"} < names
 
 
 def test_the_checked_in_file_holds_what_is_promised():
-    overload = {t.figure: t for t in load_thresholds(DEFAULT_FILE, "overload", known_figures())}
+    overload = {t.figure: t for t in load_thresholds(DEFAULT_FILE, "overload", figure_names())}
     assert overload["goodput_over_capacity"].minimum == 0.9
     assert overload["rejection_p99_ms"].maximum == 50
     assert overload["recovery_seconds"].maximum == 10
     assert overload["lost"].maximum == overload["duplicated"].maximum == 0
-    steady = {t.figure: t for t in load_thresholds(DEFAULT_FILE, "steady", known_figures())}
+    steady = {t.figure: t for t in load_thresholds(DEFAULT_FILE, "steady", figure_names())}
     assert steady["p99_over_p50"].maximum == 4
 
 
 def test_bounds_are_inclusive_and_a_profile_overrides_all(tmp_path):
     thresholds = read(tmp_path, "[all]\nlost = {max = 0}\np99_ms = {max = 5}\n[steady]\np99_ms = {min = 1, max = 9}\n")
     for value, passed in ((9.0, True), (9.1, False), (1.0, True), (0.9, False)):
-        assert [c.passed for c in check(thresholds, {"lost": 0.0, "p99_ms": value})] == [True, passed]
+        assert [c.passed for c in check_thresholds(thresholds, {"lost": 0.0, "p99_ms": value})] == [True, passed]
 
 
 def test_a_figure_that_was_not_measured_fails_unless_optional(tmp_path):
     thresholds = read(tmp_path, "[steady]\nlost = {max = 0}\np99_ms = {max = 9, optional = true}\n")
-    checks = check(thresholds, {"lost": None, "p99_ms": None})
+    checks = check_thresholds(thresholds, {"lost": None, "p99_ms": None})
     assert [c.passed for c in checks] == [False, True]
     assert "| lost | <= 0 | - | FAIL |" in format_checks(checks)
     assert "| p99_ms | <= 9 | - | n/a |" in format_checks(checks)
@@ -58,7 +65,7 @@ def test_a_figure_that_was_not_measured_fails_unless_optional(tmp_path):
     ("text", "message"),
     [
         ("[ramp]\n", r"no table \[steady\]"),
-        ("[steady\n", "no TOML"),
+        ("[steady\n", "not a TOML"),
         ("[steady]\np98 = {max = 1}\n", "figure 'p98'"),
         ("[steady]\nlost = 0\n", "needs min or max"),
         ("[steady]\nlost = {optional = true}\n", "needs min or max"),
@@ -96,16 +103,18 @@ def test_no_server_exits_1(capsys):
 
 @pytest.fixture
 def finished():
-    spans = lay_out(PROFILES["overload"].phases, 10, 0.2)
+    phases = schedule_phases(PROFILES["overload"].phases, 10, 0.2)
     sent = plan_requests([n / 4 for n in range(128)], 1)
     kinds = ["answered", "answered", "rejected", "deadline"]
     got = [
         Outcome(r.id, r.due, r.due, r.due + (0.003 if n % 4 == 2 else 0.4), kinds[n % 4], 0) for n, r in enumerate(sent)
     ]
-    found = figures(sent, got, spans, [()], 10.0)
-    checks = check(load_thresholds(DEFAULT_FILE, "overload", known_figures()), found)
-    tally = Tally("<photo>.jpg", 128, 64, 400.0, 410.0, 4.0)
-    return Run("overload", "2 cores", 10.0, True, spans, got, account(sent, got), found, checks, [tally])
+    found = compute_figures(sent, got, phases, [()], 10.0)
+    checks = check_thresholds(load_thresholds(DEFAULT_FILE, "overload", figure_names()), found)
+    statistics = LocustStatistics("<photo>.jpg", 128, 64, 400.0, 410.0, 4.0)
+    return LoadTestResult(
+        "overload", "2 cores", 10.0, True, phases, got, reconcile(sent, got), found, checks, [statistics]
+    )
 
 
 def test_report_shows_every_threshold_and_fetches_nothing(finished):
@@ -129,11 +138,11 @@ def test_report_draws_every_request(finished):
 
 
 def test_text_and_document_agree(finished):
-    text, document = format_run(finished), json.loads(json.dumps(to_document(finished)))
+    text, document = format_result(finished), json.loads(json.dumps(to_document(finished)))
     assert not finished.passed
     assert text.endswith("FAIL")
-    assert "128 sent: 64 answered, 32 rejected, 32 deadline; 0 lost, 0 twice" in text
-    assert document["books"]["counts"]["rejected"] == 32
+    assert "128 sent: 64 answered, 32 rejected, 32 deadline; 0 lost, 0 duplicated" in text
+    assert document["requests"]["counts"]["rejected"] == 32
     assert [t["passed"] for t in document["thresholds"]] == [c.passed for c in finished.checks]
 
 
@@ -165,7 +174,7 @@ def test_perf_analyzer_command_is_printed_where_there_is_no_binary(tmp_path, mon
     assert out.out.startswith("perf_analyzer -m detector ")
     assert f"--input-data={data}" in out.out
     assert "--request-rate-range=5" in out.out
-    assert "no perf_analyzer here" in out.err
+    assert "no perf_analyzer was found" in out.err
     assert len(json.loads(data.read_text())["data"]) == 1
     assert find_binary(tmp_path / "none") is None
     assert main(["perf-analyzer", "--images", str(tmp_path / "a.jpg"), "--binary", str(tmp_path / "none")]) == 2

@@ -1,4 +1,4 @@
-"""What Veridict is compared with: other ways to serve the same task, one file each, processes on loopback."""
+"""The peers that Veridict is compared with: other ways to serve the same task, one module each, on loopback ports."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ...closed_loop import Call, RefusedError
+from ...closed_loop import Call, RejectedError
 
 _HOST = "127.0.0.1"
 _OVERLOADED = (429, 503)
 
 
 class PeerError(RuntimeError):
-    """A peer could not be started or gave no answer; the message holds its last lines."""
+    """A peer could not be started or gave no answer; the message contains the last lines of its output."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How to start one peer: its module under ``loadtests/peers``, its arguments, and the packages it needs.
+    """How to start one peer: its module in this package, its arguments, and the packages it needs.
 
-    ``serial`` peers judge one image at a time, so two clients saturate them.
+    ``note`` describes it in reports. ``serial`` peers judge one image at a time, so two clients saturate them.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Peer:
     note: str
     serial: bool = False
 
-    def missing(self) -> list[str]:
-        """Return the packages that are not installed."""
+    def missing_packages(self) -> list[str]:
+        """Return the needed packages that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]
 
 
@@ -60,7 +60,7 @@ TEXTBOOK_NLM = Peer(
     "textbook",
     ("--residual", "nlm"),
     _TEXTBOOK,
-    "the same with OpenCV's fastNlMeansDenoising, the residual of most tutorials",
+    "the same with OpenCV's fastNlMeansDenoising, the noise residual of most tutorials",
     serial=True,
 )
 FASTAPI_ONNX = Peer(
@@ -75,7 +75,7 @@ FASTAPI_SAME = Peer(
     "fastapi_server",
     ("--runtime", "openvino"),
     ("fastapi", "uvicorn", "openvino"),
-    "the same with the networks run as ours are, so that only the server differs",
+    "the same with the networks in our runtime, so that only the server differs",
 )
 LITSERVE = Peer(
     "LitServe, our runtime",
@@ -88,21 +88,21 @@ PEERS = (TEXTBOOK, TEXTBOOK_NLM, FASTAPI_ONNX, FASTAPI_SAME, LITSERVE)
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
+    """Return a loopback port that nothing listens on at the moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
 
 
 class PeerServer:
-    """A running peer: ready inside the ``with`` and gone, with all its processes, after it.
+    """Runs a peer: ready inside the ``with`` block, stopped with all its processes after it.
 
     Raises (on entering):
-        PeerError: it ended or was not ready in time.
+        PeerError: the peer ended, or was not ready within ``timeout`` seconds.
     """
 
     def __init__(self, peer: Peer, repository: Path, timeout: float = 120.0, cuda: bool = False) -> None:
-        """Prepare; ``cuda`` asks the peer to run its networks on the GPU."""
+        """Choose a port; ``cuda`` asks the peer to run its networks on the GPU."""
         self.peer, self.port = peer, free_port()
         self._timeout = timeout
         self._command = [
@@ -116,12 +116,12 @@ class PeerServer:
 
     @property
     def pid(self) -> int:
-        """Return the process id of the root of its process tree."""
+        """Return the id of the peer's main process."""
         assert self._process is not None
         return self._process.pid
 
     def __enter__(self) -> PeerServer:
-        """Start and wait until ``/health`` answers 200."""
+        """Start the peer and wait until ``/health`` answers 200."""
         started = time.perf_counter()
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
@@ -129,7 +129,7 @@ class PeerServer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # so that every process it starts can be ended with it
+            start_new_session=True,  # makes a process group, so that its workers can be stopped with it
         )
         try:
             while not self._healthy():
@@ -147,7 +147,7 @@ class PeerServer:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it."""
+        """Stop the peer."""
         self._stop()
 
     def _healthy(self) -> bool:
@@ -166,16 +166,16 @@ class PeerServer:
 
     def _stop(self) -> None:
         assert self._process is not None
-        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        for number, timeout in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             try:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
                 break
             try:
-                self._process.wait(patience)
+                self._process.wait(timeout)
             except subprocess.TimeoutExpired:
                 continue
-        # Workers may outlive their parent by a moment; the group goes with them.
+        # Workers may outlive their parent for a moment: kill the rest of the group.
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -185,7 +185,12 @@ class PeerServer:
 
     @contextmanager
     def connect(self, data: bytes) -> Iterator[Call]:
-        """Open a keep-alive connection and yield the call that judges ``data``; it raises what :class:`Call` may."""
+        """Open a keep-alive connection and yield the call that judges ``data``.
+
+        Raises (also when called):
+            RejectedError: the peer is overloaded.
+            PeerError: the peer gave no answer, or an unexpected status.
+        """
         connection = http.client.HTTPConnection(_HOST, self.port, timeout=120)
 
         def call() -> int:
@@ -193,7 +198,7 @@ class PeerServer:
             answer = connection.getresponse()
             body = answer.read()
             if answer.status in _OVERLOADED:
-                raise RefusedError
+                raise RejectedError
             if answer.status != 200:
                 raise PeerError(f"{self.peer.name} answered {answer.status}: {body[:300].decode(errors='replace')}")
             return 1

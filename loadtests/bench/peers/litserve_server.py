@@ -1,12 +1,11 @@
-"""LitServe with our functions, graphs and runtime: batching on, one worker per core.
+"""Peer: LitServe with our functions, graphs and runtime, with batching and one worker per core.
 
-As its documentation advises: batching through ``max_batch_size`` and ``batch_timeout``, ``workers_per_device`` to fill
-the cores. Each worker runs one thread, since the workers together occupy the machine. The body is the encoded image
-itself; base64 in JSON, as in its examples, would cost it time that the others do not pay.
+It follows LitServe's documentation: batching through ``max_batch_size`` and ``batch_timeout``, and one worker per core
+through ``workers_per_device``. Each worker runs one thread, since the workers together use all cores. The request body
+is the encoded image; base64 in JSON, as in LitServe's examples, would cost time that the other peers do not spend.
 """
 
-# No ``from __future__ import annotations`` here: LitServe takes the annotation of ``request`` as the body's type.
-import argparse
+# No ``from __future__ import annotations`` here: LitServe reads the body's type from the annotation of ``request``.
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +15,14 @@ from fastapi import Body, Response
 from veridict.deploy.serving.openvino_runtime import usable_cores
 from veridict.export.pipeline import InProcessDetector
 
+from .options import peer_parser
+
 MAX_BATCH = 8
 BATCH_TIMEOUT = 0.005
 
 
 class DetectorAPI(litserve.LitAPI):
-    """The detector as LitServe's four steps."""
+    """The detector in LitServe's interface."""
 
     repository: Path
     threads: int
@@ -38,31 +39,28 @@ class DetectorAPI(litserve.LitAPI):
         return request
 
     def batch(self, inputs: list[bytes]) -> list[bytes]:
-        """Return the batch as it is: images of any size share one."""
+        """Return the batch unchanged: a batch may hold images of different sizes."""
         return inputs
 
     def predict(self, x: list[bytes]) -> list[str]:
-        """Return a verdict document per image."""
+        """Return the verdict document of every image."""
         return [verdict.to_json() for verdict in self.detector.detect(x)]
 
     def unbatch(self, output: list[str]) -> list[str]:
-        """Return the documents."""
+        """Return the documents unchanged."""
         return output
 
     def encode_response(self, output: str) -> Any:
-        """Return the document as the body."""
+        """Return the document as the response body."""
         return Response(output, media_type="application/json")
 
 
 def main() -> None:
     """Serve ``POST /predict`` (an encoded image) and ``GET /health``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--repository", type=Path, required=True)
+    parser = peer_parser("the detector behind LitServe; --cuda is ignored, since our CPU runtime runs the networks")
     parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--threads", type=int, default=1, help="threads of one worker")
     parser.add_argument("--batch", type=int, default=MAX_BATCH)
-    parser.add_argument("--cuda", action="store_true", help="ignored: our CPU runtime runs the networks")
     arguments = parser.parse_args()
     api = DetectorAPI(max_batch_size=arguments.batch, batch_timeout=BATCH_TIMEOUT)
     api.repository, api.threads = arguments.repository, arguments.threads

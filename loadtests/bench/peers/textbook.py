@@ -1,12 +1,11 @@
-"""The textbook pipeline: what tutorials put together, one image at a time behind Flask.
+"""Peer: the textbook pipeline that tutorials describe, one image at a time behind Flask.
 
-Pillow decodes and re-compresses, numpy takes the Laplacian in float64, OpenCV's Haar cascade finds faces in the full
-picture, and PyTorch runs the same open_clip and face CNN weights as ours, eagerly in float32.
+Pillow decodes and re-compresses, numpy computes the Laplacian in float64, OpenCV's Haar cascade finds faces in the full
+image, and PyTorch runs our open_clip and face CNN weights in eager mode in float32.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import threading
@@ -17,48 +16,50 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageChops
 
-Grey = npt.NDArray[np.uint8]
+from veridict.forensics.arrays import Pixels
+
+from .options import peer_parser
+
 _SIZE = 224
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return the decoded picture."""
+    """Return the decoded image in RGB."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def error_level(image: Image.Image, quality: int = 90) -> float:
-    """Return the mean error level: the picture saved as JPEG again, decoded, and subtracted in colour."""
+    """Return the mean error level: the mean absolute RGB difference to the image after one more JPEG compression."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     again = Image.open(io.BytesIO(buffer.getvalue()))
     return float(np.asarray(ImageChops.difference(image, again)).mean())
 
 
-def laplacian_variance(grey: Grey) -> float:
+def laplacian_variance(grey: Pixels) -> float:
     """Return the variance of the 4-neighbour Laplacian in float64."""
     values = grey.astype(np.float64)
     inner = values[1:-1, 1:-1]
     return float((values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:] - 4 * inner).var())
 
 
-def residual_median(grey: Grey) -> float:
-    """Return the mean of |grey - 3x3 median| in float64: the cheap textbook residual."""
+def residual_median(grey: Pixels) -> float:
+    """Return the mean of |grey - 3x3 median| in float64: the fast noise residual of tutorials."""
     return float(np.abs(grey.astype(np.float64) - cv2.medianBlur(grey, 3)).mean())
 
 
-def residual_nlm(grey: Grey) -> float:
-    """Return the mean of |grey - non-local means| in float64: the common textbook residual."""
+def residual_nlm(grey: Pixels) -> float:
+    """Return the mean of |grey - non-local means| in float64: the usual noise residual of tutorials."""
     return float(np.abs(grey.astype(np.float64) - cv2.fastNlMeansDenoising(grey)).mean())
 
 
-RESIDUALS: dict[str, Callable[[Grey], float]] = {"median": residual_median, "nlm": residual_nlm}
+RESIDUALS: dict[str, Callable[[Pixels], float]] = {"median": residual_median, "nlm": residual_nlm}
 
 
 def measure(data: bytes, residual: str = "median") -> dict[str, float]:
-    """Return ELA, blur and noise of an encoded image, decoding included; the forensic part of the pipeline."""
+    """Decode an image and return its ELA, blur and noise: the forensic part of the pipeline."""
     image = decode(data)
     grey = np.asarray(image.convert("L"))
     return {
@@ -68,11 +69,11 @@ def measure(data: bytes, residual: str = "median") -> dict[str, float]:
     }
 
 
-class Pipeline:
-    """Decoding, measurements, faces, CLIP and face CNN of one image after the other."""
+class TextbookPipeline:
+    """Decodes, measures, finds faces and runs CLIP and the face CNN, one image after the other."""
 
     def __init__(self, residual: str, cuda: bool = False) -> None:
-        """Load the bundled weights through open_clip and the training code; texts are embedded once."""
+        """Load the bundled weights through open_clip and the training code, and embed the prompts once."""
         import torch
 
         from veridict.export.bundled import FACE_WEIGHTS
@@ -88,17 +89,15 @@ class Pipeline:
         self._bank = embed_prompts(backbone, prompts).to(self._device)
         self._scale = backbone.scale
         self._clip = backbone.visual.to(self._device)
-        self._mean, self._std = (torch.tensor(v, device=self._device)[:, None, None] for v in self._moments(backbone))
+        self._mean, self._std = (
+            torch.tensor(v, device=self._device)[:, None, None] for v in (backbone.mean, backbone.std)
+        )
         self._face = load_face_cnn(FACE_WEIGHTS).to(self._device)
         cascades = Path(cv2.__file__).parent / "data"
         self._cascade = cv2.CascadeClassifier(str(cascades / "haarcascade_frontalface_default.xml"))
 
-    @staticmethod
-    def _moments(backbone: Any) -> tuple[Any, Any]:
-        return backbone.mean, backbone.std
-
-    def judge(self, data: bytes) -> dict[str, Any]:
-        """Return the answer, with the milliseconds of each stage."""
+    def detect(self, data: bytes) -> dict[str, Any]:
+        """Return the answer for an encoded image, with the milliseconds of each stage."""
         times: dict[str, float] = {}
 
         def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -146,29 +145,24 @@ class Pipeline:
 
 def main() -> None:
     """Serve ``POST /predict`` (an encoded image) and ``GET /health``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument(
-        "--repository", type=Path, required=True, help="not read: the weights come from the checkpoints"
-    )
+    parser = peer_parser("the textbook pipeline behind Flask; --repository is ignored, the weights are the checkpoints")
     parser.add_argument("--residual", choices=tuple(RESIDUALS), default="median")
-    parser.add_argument("--cuda", action="store_true")
     arguments = parser.parse_args()
     import flask
     from werkzeug.serving import WSGIRequestHandler
 
-    pipeline, turn = Pipeline(arguments.residual, arguments.cuda), threading.Lock()
+    pipeline, lock = TextbookPipeline(arguments.residual, arguments.cuda), threading.Lock()
     app = flask.Flask(__name__)
 
     def predict() -> flask.Response:
         data = flask.request.get_data()
-        with turn:
-            answer = pipeline.judge(data)
+        with lock:
+            answer = pipeline.detect(data)
         return flask.Response(json.dumps(answer), mimetype="application/json")
 
     app.add_url_rule("/predict", view_func=predict, methods=["POST"])
     app.add_url_rule("/health", view_func=lambda: "ready")
-    # Keep-alive: without it every request would pay for a connection, which the other servers do not.
+    # Enables keep-alive, as the other servers have it: otherwise every request would open a connection.
     WSGIRequestHandler.protocol_version = "HTTP/1.1"
     app.run("127.0.0.1", arguments.port, threaded=True)
 

@@ -1,4 +1,4 @@
-"""What a block of the benchmark drives: the served detector, the bare computation, or a peer, behind one interface."""
+"""The pipelines that the benchmark measures, behind one interface: on Triton, in this process, or a peer."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from veridict.deploy.launcher import TritonServer
 from veridict.export.pipeline import InProcessDetector
 from veridict.forensics import signature as sig
 
-from ..closed_loop import Call, RefusedError
+from ..closed_loop import Call, RejectedError
 from ..machine import ProcessTree
 from .peers import PeerServer
 
-_UNAVAILABLE = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
+#: What the reports call the pipeline without a server.
+IN_PROCESS = "in-process loop"
+_OVERLOADED = ("StatusCode.UNAVAILABLE", "StatusCode.RESOURCE_EXHAUSTED")
 
 
-class Subject(ABC):
+class Pipeline(ABC):
     """Something that judges encoded images.
 
-    ``in_process``: the computation runs in the generator's process. ``serial``: one image at a time whatever is asked.
-    ``pausable``: idle it would still take CPU time from what is measured.
+    ``in_process``: it runs in the load generator's process. ``serial``: it judges one image at a time whatever the
+    concurrency. ``pausable``: it takes CPU time even when idle, so it is suspended while others are measured.
     """
 
     pausable = False
@@ -33,35 +35,35 @@ class Subject(ABC):
     serial = False
 
     def __init__(self, name: str, tree: ProcessTree | None) -> None:
-        """Name it, and its processes where it has any."""
+        """Take the name in the reports and the process tree; None if it has no processes of its own."""
         self.name, self.tree = name, tree
 
     @abstractmethod
     def connect(self, data: bytes, batch: int) -> AbstractContextManager[Call]:
-        """Open what one thread calls with; a call judges ``batch`` copies of ``data``."""
+        """Open one thread's connection and yield its call, which judges ``batch`` copies of ``data``."""
 
     def pause(self) -> None:
-        """Stop its processes while another one is measured, where that is needed."""
+        """Suspend the processes of a pausable pipeline while another one is measured."""
         if self.pausable and self.tree is not None:
             self.tree.pause()
 
     def resume(self) -> None:
-        """Let them go on."""
+        """Continue the processes of a pausable pipeline."""
         if self.pausable and self.tree is not None:
             self.tree.resume()
 
 
 def encode_request(data: bytes, batch: int) -> triton.InferInput:
-    """Return the ``IMAGE`` tensor [batch, 1] that holds ``data`` in every row."""
+    """Return the ``IMAGE`` tensor [batch, 1] with ``data`` in every row."""
     tensor = triton.InferInput(sig.IMAGE.name, [batch, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[data]] * batch, dtype=np.object_))
     return tensor
 
 
-class Served(Subject):
-    """The detector on a running tritonserver, called over gRPC; verdict documents are received, not parsed.
+class TritonPipeline(Pipeline):
+    """The detector on a running tritonserver, called over gRPC; verdict documents are received but not parsed.
 
-    It is never paused: idle it takes next to no CPU, and it would take stopped stubs for dead ones.
+    It is never suspended: it takes next to no CPU time when idle, and it would treat suspended stub processes as dead.
     """
 
     def __init__(self, server: TritonServer) -> None:
@@ -71,42 +73,41 @@ class Served(Subject):
 
     @contextmanager
     def connect(self, data: bytes, batch: int = 1) -> Iterator[Call]:
-        """Open a client, yield its call."""
+        """Open a client and yield its call."""
         with triton.InferenceServerClient(self.url) as client:
-            wanted = [triton.InferRequestedOutput(sig.VERDICT.name)]
+            outputs = [triton.InferRequestedOutput(sig.VERDICT.name)]
 
             def call() -> int:
-                # The tensor is made anew each time, as for pictures that differ.
+                # Every request gets a new tensor, as requests with different images would.
                 request = encode_request(data, batch)
                 try:
-                    client.infer(sig.DETECTOR.name, [request], outputs=wanted, client_timeout=120.0)
+                    client.infer(sig.DETECTOR.name, [request], outputs=outputs, client_timeout=120.0)
                 except InferenceServerException as error:
-                    if error.status() in _UNAVAILABLE:
-                        raise RefusedError from error
+                    if error.status() in _OVERLOADED:
+                        raise RejectedError from error
                     raise
                 return batch
 
             yield call
 
 
-class Bare(Subject):
+class InProcessPipeline(Pipeline):
     """The same stages in this process without a server, ``batch`` images per call.
 
-    Between blocks nothing of it runs. ``overlap`` is the number of threads that feed it: with two, one batch is decoded
-    while the networks run on another one.
+    ``overlap`` is the number of calling threads: with two, one batch is decoded while the networks run on the other.
     """
 
     in_process = True
 
     def __init__(self, detector: InProcessDetector, batch: int, overlap: int = 1) -> None:
         """Take the loaded detector."""
-        name = "bare loop, one at a time" if batch == 1 else f"bare loop, batches of {batch}"
+        name = f"{IN_PROCESS}, one at a time" if batch == 1 else f"{IN_PROCESS}, batches of {batch}"
         super().__init__(name + (f", {overlap} at once" if overlap > 1 else ""), None)
         self._detector, self.batch, self.overlap = detector, batch, overlap
 
     @contextmanager
     def connect(self, data: bytes, batch: int = 1) -> Iterator[Call]:
-        """Yield the call."""
+        """Yield the call; it judges this pipeline's own batch size, not ``batch``."""
         images = [data] * self.batch
 
         def call() -> int:
@@ -115,8 +116,8 @@ class Bare(Subject):
         yield call
 
 
-class PeerSubject(Subject):
-    """A running peer; its processes stand still while others are measured."""
+class PeerPipeline(Pipeline):
+    """A running peer; its processes are suspended while others are measured."""
 
     pausable = True
 
@@ -127,5 +128,5 @@ class PeerSubject(Subject):
         self._server = server
 
     def connect(self, data: bytes, batch: int = 1) -> AbstractContextManager[Call]:
-        """Open a keep-alive HTTP connection."""
+        """Open a keep-alive HTTP connection; a call judges one image."""
         return self._server.connect(data)

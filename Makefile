@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo serve test lint bench loadtest gpu-check clean
+.PHONY: demo serve check test lint bench loadtest gpu-check clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -25,6 +25,11 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/veridict serve
 
+# For daily work: everything but the tests marked slow.
+check: $(VENV)/.dev lint
+	$(BIN)/python -m pytest -m "not slow"
+
+# Everything, with the coverage of all packages: child processes and Triton's Python models are measured too.
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from veridict.forensics.arrays import Pixels
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif"}
 LABELS = {"real": 0, "fake": 1}
@@ -20,8 +21,8 @@ _SPLITS = ("train", "val", "cal", "test")
 class Sample:
     """One labelled file; ``source`` names where it comes from, ``split`` is "" when the layout names none.
 
-    ``family`` joins sources that must not be parted by a split (a generator's, a photographer's); ``kind`` is the
-    generator, the editor or the content, in the words of the data set.
+    ``family`` joins sources that a split must keep together (of one generator or one photographer). ``kind`` is the
+    generator, the editor or the content, in the data set's words.
     """
 
     path: Path
@@ -62,11 +63,11 @@ def find_folders(root: Path, split: str = "") -> list[Sample]:
     return samples
 
 
-def read_manifest(path: Path, categories: dict[str, str]) -> list[Sample]:
+def read_categorised(path: Path, categories: dict[str, str]) -> list[Sample]:
     """Return the rows of a CSV manifest whose ``kind`` maps to a category, in file order.
 
     Columns: file (relative to the manifest), split, source, kind, label, caption. ``categories`` maps a kind to one of
-    the prompt bank's category names; the finer label or the first caption becomes the caption.
+    the prompt bank's category names. The first caption becomes the caption, or the finer label where there is none.
     """
     samples = []
     with path.open(newline="") as stream:
@@ -84,7 +85,7 @@ def read_manifest(path: Path, categories: dict[str, str]) -> list[Sample]:
 def read_labelled(path: Path, sources: Sequence[str] = (), splits: Sequence[str] = ()) -> list[Sample]:
     """Return the rows of a CSV manifest that are labelled real or fake, in file order.
 
-    Columns as for :func:`read_manifest`, and ``group``, which names a source's family where it has one. ``sources`` are
+    Columns as for :func:`read_categorised`, and ``group``, the family of the source where it has one. ``sources`` are
     beginnings of source names, ``splits`` names of splits; empty means all.
 
     Raises:
@@ -108,11 +109,11 @@ def read_labelled(path: Path, sources: Sequence[str] = (), splits: Sequence[str]
         if (not sources or row["source"].startswith(tuple(sources))) and (not splits or row["split"] in splits)
     ]
     if not samples:
-        raise ValueError(f"{path} has no labelled picture of splits {list(splits)}")
+        raise ValueError(f"{path} has no labelled image of splits {list(splits)}")
     return samples
 
 
-def read_image(path: Path, longest: int | None = None) -> npt.NDArray[np.uint8]:
+def read_image(path: Path, longest: int | None = None) -> Pixels:
     """Return RGB pixels [H, W, 3] uint8, EXIF orientation applied, shrunk so that the longest side is ``longest``.
 
     Raises:
@@ -128,7 +129,7 @@ def read_image(path: Path, longest: int | None = None) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def _read_avif(path: Path) -> npt.NDArray[np.uint8] | None:
+def _read_avif(path: Path) -> Pixels | None:
     """Return BGR pixels [H, W, 3] as OpenCV does, or None; not every build of OpenCV reads AVIF."""
     from PIL import Image, ImageOps
 

@@ -6,14 +6,12 @@ import io
 
 #: Tier -> (longest side at most, JPEG quality); None leaves the bytes as they are.
 TIERS: dict[str, tuple[int, int] | None] = {"clean": None, "web": (768, 60), "hard": (512, 40)}
-
-
 #: Formats that the service takes; the data sets hold others.
 ACCEPTED = {"JPEG", "MPO", "PNG", "WEBP"}
 
 
 def apply_tier(data: bytes, tier: str) -> bytes:
-    """Return the file as a platform of that tier would hand it over; what the service refuses (AVIF) becomes a PNG."""
+    """Return the file as a platform of that tier would deliver it; a format the service refuses (AVIF) becomes PNG."""
     from PIL import Image, ImageOps
 
     setting = TIERS[tier]

@@ -1,8 +1,8 @@
-"""Makes torchvision importable beside a CPU-only torch build, and fixes torch's thread count in one place.
+"""Makes torchvision importable with a CPU-only build of torch, and imports open_clip.
 
-The registry's torchvision wheel is linked against CUDA; beside a CPU build of torch its import stops at
-``operator torchvision::nms does not exist``, because it registers Python fakes for two operators whose schemas its
-shared library could not declare. Declaring the schemas first is enough: neither operator is ever called here.
+The registry's torchvision wheel is linked against CUDA. With a CPU build of torch its import fails with ``operator
+torchvision::nms does not exist``: it registers Python fakes for two operators that its shared library could not
+declare. Declaring their schemas first is enough, since neither operator is ever called here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def import_open_clip() -> Any:
     """Return the ``open_clip`` module; raise ImportError naming the extra to install when it is absent."""
     try:
         declare_torchvision_operators()
-        # A machine without a network must fail at once with a clear message, not wait on a hub.
+        # Without a network, open_clip must fail at once with a clear message and not wait for the hub.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         import open_clip
     except ImportError as error:

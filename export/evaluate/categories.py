@@ -8,21 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..datasets import Sample, read_manifest
+from ..datasets import Sample, read_categorised
 from ..pipeline import InProcessDetector
 from ..prompts import read_kinds
 
-#: Categories a platform sees as one.
+#: Categories that count as one in ``top1_documents_merged``.
 MERGED = {"screenshot": "document", "document": "document"}
 
 
-def collect(manifest: Path, sources: Sequence[str], limit: int) -> list[Sample]:
-    """Return the manifest's rows of known category, of these sources (all without any), at most ``limit`` each.
+def read_samples(manifest: Path, sources: Sequence[str], limit: int) -> list[Sample]:
+    """Return the manifest's rows of known category: at most ``limit`` per source and category (0: all).
 
     Raises:
-        ValueError: a source does not occur, or nothing is left.
+        ValueError: a source does not occur, or no row is left.
     """
-    rows = read_manifest(manifest, read_kinds())
+    rows = read_categorised(manifest, read_kinds())
     if unknown := set(sources) - {s.source for s in rows}:
         raise ValueError(f"{manifest} has no source {sorted(unknown)[0]!r}")
     seen: Counter[tuple[str, str]] = Counter()
@@ -38,8 +38,8 @@ def collect(manifest: Path, sources: Sequence[str], limit: int) -> list[Sample]:
     return kept
 
 
-def predict(samples: Sequence[Sample], repository: Path, change: Callable[[bytes], bytes]) -> list[str]:
-    """Return the category label the detector gives each file, after ``change`` of its bytes."""
+def predict_categories(samples: Sequence[Sample], repository: Path, change: Callable[[bytes], bytes]) -> list[str]:
+    """Return the detector's category for each file; ``change`` is applied to the bytes first."""
     from tqdm import tqdm
 
     detector = InProcessDetector(repository)
@@ -51,7 +51,7 @@ def predict(samples: Sequence[Sample], repository: Path, change: Callable[[bytes
 
 
 def summarise_categories(samples: Sequence[Sample], labels: Sequence[str]) -> dict[str, Any]:
-    """Return counts and top-1 per category and over all, document and screenshot also counted as one."""
+    """Return counts and top-1 accuracy per category and over all, also with document and screenshot merged."""
     names = sorted({s.category for s in samples})
     report: dict[str, Any] = {"count": len(samples), "categories": {}}
     hits, merged = [], []

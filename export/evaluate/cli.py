@@ -1,4 +1,4 @@
-"""``veridict evaluate``: the figures of the detector on labelled images, per source and per signal."""
+"""``veridict evaluate``: measures the detector on labelled images, per source and per signal."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from veridict.client import DetectorClient, VeridictError
-from veridict.deploy.repository import RepositoryError, default_repository
+from veridict.deploy.manifest import RepositoryError, default_repository
 from veridict.forensics.errors import ImageError
 
-from ..calibrate.cli import FITTED_DIGITS
+from ..calibrate.document import FITTED_DIGITS
 from ..datasets import Sample, find_folders, read_labelled
 from ..pipeline import InProcessDetector
 from ..tiers import TIERS, apply_tier
-from .categories import collect, format_categories, predict, summarise_categories
+from .categories import format_categories, predict_categories, read_samples, summarise_categories
 from .figures import format_report, report_outcomes
 from .report import write_report
 from .summary import Judged, format_table, summarise, to_outcomes
@@ -55,21 +55,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--data", type=Path, nargs="+", help="folders with real/ and fake/ below")
     what.add_argument("--labelled", type=Path, metavar="FILE.csv", help="manifest whose rows are labelled real or fake")
-    what.add_argument("--categories", type=Path, metavar="FILE.csv", help="measure categories on this manifest instead")
+    what.add_argument(
+        "--categories",
+        type=Path,
+        metavar="FILE.csv",
+        help="measure categories on this manifest instead of authenticity",
+    )
     parser.add_argument(
-        "--sources", nargs="*", default=[], help="only these sources of the manifest (--labelled: beginnings)"
+        "--sources",
+        nargs="*",
+        default=[],
+        help="only these sources of the manifest (with --labelled: sources that begin so)",
     )
     parser.add_argument("--split", nargs="*", default=[], help="only these splits (train, val, cal, test)")
     parser.add_argument("--tiers", default="clean", help="comma-separated: clean,web,hard")
     parser.add_argument("--limit", type=int, default=0, help="judge at most this many images per source and class")
-    parser.add_argument("--url", default="", help="judge on this server instead of in process")
+    parser.add_argument("--url", default="", help="let this server judge, not this process")
     parser.add_argument("--repository", type=Path, default=default_repository(), help="repository for in-process runs")
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help="also write a report with ROC and reliability")
-    parser.add_argument("--json", action="store_true", help="the whole report as JSON instead of the table")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="also write a report with ROC and reliability plots"
+    )
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON, not the tables")
 
 
 def _collect(arguments: argparse.Namespace) -> list[Sample]:
-    """Return the labelled files of the folders or of the manifest; files of no split count as of every split."""
+    """Return the labelled files of the folders or of the manifest; a file without a split belongs to every split."""
     splits = arguments.split
     if arguments.labelled is not None:
         return read_labelled(arguments.labelled, arguments.sources, splits)
@@ -132,10 +142,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run_categories(arguments: argparse.Namespace, tiers: Sequence[str]) -> int:
     try:
-        samples = collect(arguments.categories, arguments.sources, arguments.limit)
+        samples = read_samples(arguments.categories, arguments.sources, arguments.limit)
         reports = {
             tier: summarise_categories(
-                samples, predict(samples, arguments.repository, functools.partial(apply_tier, tier=tier))
+                samples, predict_categories(samples, arguments.repository, functools.partial(apply_tier, tier=tier))
             )
             for tier in tiers
         }

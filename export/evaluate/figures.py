@@ -1,4 +1,4 @@
-"""The figures of judged pictures: by quality tier, split, kind of picture, generator family and source."""
+"""The figures of judged images: by quality tier, split, kind of image, generator family and source."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import numpy as np
 from ..bundled import DATA
 from .metrics import bootstrap, expected_calibration_error, roc_auc
 
-#: Fewest fakes (or real pictures) of a group that is listed by itself.
+#: Smaller groups of fakes or of real images are not listed by themselves.
 _FEWEST = 12
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one picture was judged: its label (1 = fake), the verdict, whether of high confidence; and its origin.
+class ImageOutcome:
+    """How one image was judged: its label (1 = fake), the verdict, whether its confidence is high, and its origin.
 
-    ``generator`` is the data set's word for what made a fake (or for what a real picture shows).
+    ``generator`` is the data set's name of what made a fake, or of what a real image shows.
     """
 
     label: int
@@ -53,10 +53,10 @@ def generator_family(generator: str) -> str:
     return next((name for name, pattern in _generator_patterns() if pattern.search(generator)), "other or not named")
 
 
-def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the figures of some pictures; None where a class is absent.
+def figures(outcomes: Sequence[ImageOutcome]) -> dict[str, Any]:
+    """Return the figures of some images; None where a class is absent.
 
-    ``roc_auc_95`` is a bootstrap interval over pictures; ``high`` the share of answers of high confidence.
+    ``roc_auc_95`` is a bootstrap interval over images; ``high`` is the share of verdicts of high confidence.
     """
     labels = np.array([o.label for o in outcomes])
     values = np.array([o.probability for o in outcomes])
@@ -81,22 +81,22 @@ def _plain(value: float) -> float:
     return round(float(value), 4)
 
 
-def _grouped(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, list[Outcome]]:
-    groups: dict[str, list[Outcome]] = {}
+def _grouped(outcomes: Sequence[ImageOutcome], key: Callable[[ImageOutcome], str]) -> dict[str, list[ImageOutcome]]:
+    groups: dict[str, list[ImageOutcome]] = {}
     for outcome in outcomes:
         groups.setdefault(key(outcome), []).append(outcome)
     return dict(sorted(groups.items()))
 
 
 def source_set(source: str) -> str:
-    """Return the set a source belongs to: the many of ``wild/`` and ``scenes/`` are one each, others stand alone."""
+    """Return the set of a source: ``wild`` or ``scenes`` for all sources below these, else the source itself."""
     return source.split("/")[0] if source.startswith(("wild/", "scenes/")) else source
 
 
-def report_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def report_outcomes(outcomes: Sequence[ImageOutcome]) -> dict[str, Any]:
     """Return figures per tier (``summary``: all, by set, split and kind), per generator, and per source (first tier).
 
-    A generator family's AUC is that of its fakes against every real picture.
+    A generator family's AUC is that of its fakes against every real image.
     """
     tiers = _grouped(outcomes, lambda o: o.tier)
     order = [t for t in dict.fromkeys(o.tier for o in outcomes)]
@@ -129,7 +129,7 @@ def report_outcomes(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def format_report(report: dict[str, Any], worst: int = 15) -> str:
     """Return Markdown tables: the summary, the generator families, and the sources judged worst."""
     lines = [
-        "| tier | pictures | images | AUC (95%) | accuracy | real accuracy | recall | ECE | high | high right |",
+        "| tier | group | images | AUC (95%) | accuracy | real accuracy | recall | ECE | high | high right |",
         "| --- " * 10 + "|",
     ]
 

@@ -1,4 +1,14 @@
-"""Binary detection metrics with bootstrap confidence intervals; numpy only."""
+"""Binary detection metrics with bootstrap confidence intervals.
+
+Precision, recall and F1 are scikit-learn's. The rest is computed here:
+
+- The area under the ROC curve is evaluated hundreds of times by a bootstrap. 1,000 rounds over 500 images took 0.45 s
+  with this function and 11 s with ``sklearn.metrics.roc_auc_score``, which checks its input each time; over 6,000
+  images 2.4 s and 14 s.
+- ``scipy.stats.bootstrap`` would draw other samples and so give other intervals than those that were published.
+- scikit-learn has no expected calibration error. Its ``calibration_curve`` cuts at quantiles of the probabilities, so
+  that ties make bins of unequal count.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +16,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+from veridict.forensics.arrays import Float64Array, Int64Array
 
 
-def roc_auc(labels: Ints, scores: Floats) -> float:
+def roc_auc(labels: Int64Array, scores: Float64Array) -> float:
     """Return the area under the ROC curve (ties count one half); NaN when one class is absent."""
     positives = int(labels.sum())
     negatives = labels.size - positives
@@ -24,7 +32,7 @@ def roc_auc(labels: Ints, scores: Floats) -> float:
     return float((ranks[labels == 1].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
 
 
-def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = 10) -> float:
+def expected_calibration_error(labels: Int64Array, probabilities: Float64Array, bins: int = 10) -> float:
     """Return the expected calibration error over ``bins`` equal-count bins (Naeini et al. 2015, adaptive bins)."""
     order = np.argsort(probabilities, kind="stable")
     error = 0.0
@@ -52,34 +60,31 @@ class Scores:
         return asdict(self)
 
 
-def score(labels: Ints, probabilities: Floats, threshold: float = 0.5) -> Scores:
+def score(labels: Int64Array, probabilities: Float64Array, threshold: float = 0.5) -> Scores:
     """Return the figures at ``threshold`` for labels in {0 real, 1 fake} and fake probabilities, both [N]."""
-    predicted = probabilities >= threshold
-    fake = labels == 1
-    true_positive = int((predicted & fake).sum())
+    from sklearn.metrics import precision_recall_fscore_support
 
-    def rate(part: int, whole: int) -> float:
-        return part / whole if whole else float("nan")
-
-    precision = rate(true_positive, int(predicted.sum()))
-    recall = rate(true_positive, int(fake.sum()))
+    predicted = (probabilities >= threshold).astype(np.int64)
+    precision, recall, f1, counts = precision_recall_fscore_support(
+        labels, predicted, labels=[0, 1], zero_division=np.nan
+    )
     return Scores(
         count=int(labels.size),
-        real=int((~fake).sum()),
-        fake=int(fake.sum()),
+        real=int(counts[0]),
+        fake=int(counts[1]),
         roc_auc=roc_auc(labels, probabilities),
-        accuracy=rate(int((predicted == fake).sum()), int(labels.size)),
-        precision=precision,
-        recall=recall,
-        f1=rate(2 * true_positive, int(predicted.sum()) + int(fake.sum())),
-        real_accuracy=rate(int((~predicted & ~fake).sum()), int((~fake).sum())),
+        accuracy=float(np.mean(predicted == labels)),
+        precision=float(precision[1]),
+        recall=float(recall[1]),
+        f1=float(f1[1]),
+        real_accuracy=float(recall[0]),
     )
 
 
 def bootstrap(
-    labels: Ints,
-    probabilities: Floats,
-    statistic: Callable[[Ints, Floats], float],
+    labels: Int64Array,
+    probabilities: Float64Array,
+    statistic: Callable[[Int64Array, Float64Array], float],
     rounds: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -94,8 +99,8 @@ def bootstrap(
     return float(low), float(high)
 
 
-def best_threshold(labels: Ints, probabilities: Floats) -> float:
-    """Return the threshold of the highest accuracy on these very labels: an upper bound, not a setting to ship."""
+def best_threshold(labels: Int64Array, probabilities: Float64Array) -> float:
+    """Return the threshold with the highest accuracy on these labels: an upper bound, not a setting to ship."""
     order = np.argsort(-probabilities, kind="stable")
     right = np.concatenate([[0], np.cumsum(2 * labels[order] - 1)])
     ordered = probabilities[order]
@@ -105,16 +110,7 @@ def best_threshold(labels: Ints, probabilities: Floats) -> float:
     return float(ordered[cut - 1]) if cut else float(np.nextafter(ordered[0], np.inf))
 
 
-def roc_curve(labels: Ints, scores: Floats) -> tuple[Floats, Floats]:
-    """Return the false and the true positive rates [K] at every distinct score, from (0, 0) to (1, 1)."""
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), labels.size - 1)
-    true = np.cumsum(labels[order])[last] / max(1, int(labels.sum()))
-    false = np.cumsum(1 - labels[order])[last] / max(1, int(labels.size - labels.sum()))
-    return np.concatenate([[0.0], false]), np.concatenate([[0.0], true])
-
-
-def reliability(labels: Ints, probabilities: Floats, bins: int = 10) -> tuple[Floats, Floats]:
+def reliability(labels: Int64Array, probabilities: Float64Array, bins: int = 10) -> tuple[Float64Array, Float64Array]:
     """Return the mean probability and the share of fakes [K] of each of ``bins`` equal-count bins."""
     parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, labels.size))
     return np.array([probabilities[p].mean() for p in parts]), np.array([labels[p].mean() for p in parts])

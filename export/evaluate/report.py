@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from veridict.explain.reports.html import render_template
+
 from ..datasets import LABELS
-from .metrics import reliability, roc_auc, roc_curve
-from .summary import SIGNALS, Judged, signal_score
+from .metrics import reliability, roc_auc
+from .summary import COLUMNS, Judged, signal_score
 
 TEMPLATE = Path(__file__).parent / "report.html"
-#: Okabe and Ito's palette, which colour-blind eyes tell apart.
+#: Okabe and Ito's palette, which colour-blind people can tell apart.
 _COLOURS = (
     "#000000",
     "#0072b2",
@@ -37,26 +40,28 @@ def _svg(figure: Any) -> str:
 def roc_plot(judged: Sequence[Judged]) -> str:
     """Return an SVG of every signal's ROC curve over the images it applies to."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import roc_curve
 
     figure = Figure(figsize=(5.2, 4.6))
     axes = figure.subplots()
     labels = np.array([LABELS[j.sample.label] for j in judged])
-    for signal, colour in zip(SIGNALS, _COLOURS, strict=True):
+    for signal, colour in zip(COLUMNS, itertools.cycle(_COLOURS)):
         values = np.array([signal_score(j, signal) for j in judged])
         known = ~np.isnan(values)
         y, v = labels[known], values[known]
         if 0 < y.sum() < y.size:
             name = f"{signal} {roc_auc(y, v):.3f} ({y.size} images)"
-            axes.plot(*roc_curve(y, v), color=colour, label=name, linewidth=2.2 if signal == "fused" else 1.2)
+            false, true, _ = roc_curve(y, v, drop_intermediate=False)
+            axes.plot(false, true, color=colour, label=name, linewidth=2.2 if signal == "fused" else 1.2)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="share of real pictures called fake", ylabel="share of fakes found", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(xlabel="share of real images called fake", ylabel="share of fakes found", xlim=(0, 1), ylim=(0, 1.01))
     axes.set_title("ROC per signal, with the area under it")
     axes.legend(fontsize=7, loc="lower right")
     return _svg(figure)
 
 
 def reliability_plot(judged: Sequence[Judged]) -> str:
-    """Return an SVG of how often a stated fake probability comes true, in ten equal-count bins."""
+    """Return an SVG of the share of fakes against the stated fake probability, in ten equal-count bins."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 4.6))
@@ -77,14 +82,13 @@ def write_report(path: Path, judged: dict[str, list[Judged]], reports: dict[str,
         ImportError: jinja2 or matplotlib is not installed.
     """
     try:
-        import jinja2
-        import matplotlib  # noqa: F401 - fail before the long work of rendering
+        import jinja2  # noqa: F401 - fail before the plots are drawn
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(f"the report needs jinja2 and matplotlib ({error}): pip install 'veridict[ui]'") from error
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     tiers = [
         {"name": tier, "report": reports[tier], "roc": roc_plot(part), "reliability": reliability_plot(part)}
         for tier, part in judged.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(environment.from_string(TEMPLATE.read_text()).render(tiers=tiers, signals=SIGNALS))
+    path.write_text(render_template(TEMPLATE, tiers=tiers, signals=COLUMNS))

@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from veridict.forensics.arrays import Float64Array, Int64Array
 from veridict.forensics.contract import Verdict
 from veridict.forensics.fusion import sigmoid
+from veridict.forensics.signals import TERMS
 
 from ..datasets import LABELS, Sample
-from .figures import Outcome, source_set
+from .figures import ImageOutcome, source_set
 from .metrics import best_threshold, bootstrap, expected_calibration_error, roc_auc, score
 
-#: The fused answer, then each signal alone; ``face_whole`` is the face CNN on the whole file, for sets of face crops.
-SIGNALS = ("fused", "clip", "tokens", "face", "face_whole", "ela", "blur", "noise")
+#: The fused verdict, then each signal alone. ``face_whole`` is the face CNN on the whole file, for sets of face crops.
+COLUMNS = ("fused", *TERMS, "face_whole")
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One evaluated image: its sample, the verdict, and what else is known of it.
+    """One evaluated image: its sample and its verdict.
 
-    ``whole`` is the face CNN's logit of the whole file (NaN when judged by a server); ``fitted`` says that the
-    calibration was fitted on this very file.
+    ``whole`` is the face CNN's logit of the whole file, NaN when a server judged it. ``fitted`` says whether the
+    calibration was fitted on this file.
     """
 
     sample: Sample
@@ -49,7 +50,7 @@ def signal_score(judged: Judged, signal: str) -> float:
 
 
 def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
-    """Return figures per set of sources and over all: every signal's, and those of the verdicts as they were given."""
+    """Return figures per set of sources and over all: of every signal, and of the verdicts as given."""
     report: dict[str, Any] = {}
     for name in ["all", *sorted({source_set(j.sample.source) for j in judged})]:
         part = [j for j in judged if name in ("all", source_set(j.sample.source))]
@@ -57,10 +58,10 @@ def summarise(judged: Sequence[Judged]) -> dict[str, Any]:
     return report
 
 
-def to_outcomes(judged: Sequence[Judged], tier: str) -> list[Outcome]:
-    """Return what the tables by generator, source and kind of picture are made of."""
+def to_outcomes(judged: Sequence[Judged], tier: str) -> list[ImageOutcome]:
+    """Return the outcomes, from which the tables by generator, source and kind of image are made."""
     return [
-        Outcome(
+        ImageOutcome(
             label=LABELS[j.sample.label],
             probability=j.verdict.fake_probability,
             called_fake=j.verdict.verdict == "deepfake",
@@ -76,7 +77,7 @@ def to_outcomes(judged: Sequence[Judged], tier: str) -> list[Outcome]:
     ]
 
 
-def _figures(part: Sequence[Judged], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+def _figures(part: Sequence[Judged], labels: Int64Array) -> dict[str, Any]:
     fused = np.array([j.verdict.fake_probability for j in part])
     predicted = np.array([j.verdict.verdict == "deepfake" for j in part])
     entry: dict[str, Any] = {k: plain(v) for k, v in score(labels, predicted.astype(np.float64), 0.5).to_dict().items()}
@@ -93,19 +94,19 @@ def _figures(part: Sequence[Judged], labels: npt.NDArray[np.int64]) -> dict[str,
     entry["uncertain"] = plain(sum(j.verdict.confidence == "low" for j in part) / len(part))
     entry["faces_found"] = plain(sum(bool(j.verdict.faces) for j in part) / len(part))
     entry["signals"] = {}
-    for signal in SIGNALS:
+    for signal in COLUMNS:
         values = np.array([signal_score(j, signal) for j in part])
         known = ~np.isnan(values)
         y, v = labels[known], values[known]
         if 0 < y.sum() < y.size:
             interval = [plain(x) for x in bootstrap(y, v, roc_auc, rounds=300)]
             entry["signals"][signal] = {"count": int(y.size), "roc_auc": plain(roc_auc(y, v)), "interval": interval}
-            if signal in ("face", "face_whole"):  # probabilities of their own, so 0.5 means something
+            if signal in ("face", "face_whole"):  # these are probabilities, so the threshold 0.5 has a meaning
                 entry["signals"][signal]["at_half"] = _scores(y, v, 0.5)
     return entry
 
 
-def _scores(labels: npt.NDArray[np.int64], values: npt.NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def _scores(labels: Int64Array, values: Float64Array, threshold: float) -> dict[str, Any]:
     return {k: plain(v) for k, v in score(labels, values, threshold).to_dict().items()} | {
         "threshold": plain(threshold)
     }
@@ -120,9 +121,9 @@ def plain(value: float) -> float | None:
 
 def format_table(reports: dict[str, dict[str, Any]]) -> str:
     """Return a Markdown table of each signal's AUC: one row per tier and set of sources."""
-    columns = SIGNALS
+    columns = COLUMNS
     lines = [
-        "| tier | pictures | images | fitted on | " + " | ".join(f"{c} AUC" for c in columns) + " |",
+        "| tier | set | images | fitted on | " + " | ".join(f"{c} AUC" for c in columns) + " |",
         "| --- " * (4 + len(columns)) + "|",
     ]
     for tier, report in reports.items():

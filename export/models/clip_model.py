@@ -1,4 +1,4 @@
-"""Loading CLIP models: the bundled one, and any that open_clip knows, from the hub or from a local checkpoint."""
+"""Loading CLIP models: the bundled one, or any that open_clip knows, from the hub or from a local checkpoint."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..torch_setup import import_open_clip
 from .clip_weights import read_state
 from .text_tower import CONTEXT, load_text_tower, load_word_pieces
 
-#: What the bundled image tower was restored from: the same weights, up to the rounding of int8.
+#: The model that the bundled image tower was restored from; the weights differ by the rounding of int8 only.
 BUNDLED_FAMILY = f"{CLIP}:openai"
 #: OpenAI's trained temperature: cosines times 100 are logits.
-_OPENAI_SCALE = 100.0
+OPENAI_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A loaded CLIP in evaluation mode.
 
-    ``family`` says whose weights these are, as ``MODEL:PRETRAINED``: heads and calibration apply to every backbone of
-    the family they were fitted on, however its weights were stored. It is "" where nobody can tell (a local
-    checkpoint). ``visual`` is open_clip's image tower, ``text`` a module: tokens [N, context] -> features [N, D];
-    ``tokenizer`` makes tokens of a list of texts. ``scale`` turns cosines into logits; ``mean`` and ``std`` are those
-    of pixels in 0..1.
+    ``family`` names the weights as ``MODEL:PRETRAINED``. Heads and calibration apply to every backbone of the family
+    that they were fitted on, in whatever precision its weights are stored. It is "" when unknown, as for a local
+    checkpoint. ``visual`` is open_clip's image tower. ``text`` is a module: tokens [N, context] -> features [N, D].
+    ``tokenizer`` makes tokens from a list of texts. ``scale`` turns cosines into logits. ``mean`` and ``std`` normalise
+    pixels in 0..1.
     """
 
     name: str
@@ -59,8 +59,8 @@ class _OpenClipText(nn.Module):
 def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: bool = False) -> Backbone:
     """Load the bundled CLIP, ``model:pretrained`` (hub weights), or ``model`` with a ``checkpoint`` or random weights.
 
-    A checkpoint of the bundled architecture that holds an image tower alone (``visual.*``: a tuned one) keeps the
-    bundled text tower.
+    A checkpoint of the bundled architecture with nothing but an image tower (``visual.*``, as ``veridict train tower``
+    writes) is combined with the bundled text tower.
 
     Raises:
         ValueError: the architecture is unknown, or neither pretrained tag, checkpoint nor random weights were chosen.
@@ -72,7 +72,7 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
     bundled = name == CLIP and checkpoint is None and not random_weights
     if not (bundled or pretrained or checkpoint or random_weights):
         raise ValueError(f"{name!r} names no weights: write MODEL:PRETRAINED, or give a checkpoint")
-    # open_clip warns that it starts from random weights, right before a checkpoint replaces them
+    # open_clip warns about random weights, which the checkpoint replaces right after
     logging.disable(logging.WARNING)
     try:
         model, _, _ = open_clip.create_model_and_transforms(
@@ -90,7 +90,7 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
         model.visual.load_state_dict(tower)
         bundled = bundled or _same_weights(state, known)
         text, tokenizer = load_text_tower(TEXT_WEIGHTS), load_word_pieces(TEXT_VOCABULARY)
-        context, scale = CONTEXT, _OPENAI_SCALE
+        context, scale = CONTEXT, OPENAI_SCALE
     else:
         if checkpoint is not None:
             model.load_state_dict(state)
@@ -112,7 +112,7 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
 
 
 def _same_weights(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
-    """Return whether two states of one architecture are equal in half precision, which checkpoints are stored in."""
+    """Return whether two states of one architecture are equal in half precision, the precision of checkpoints."""
     return all(torch.equal(value.half(), others[name].half()) for name, value in some.items())
 
 

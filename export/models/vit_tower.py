@@ -1,9 +1,9 @@
-"""CLIP's vision transformer written out for export: batch first, every block's class token, no wasted work.
+"""CLIP's vision transformer written out for export: batch first, with the class token of every block.
 
-The same computation as open_clip's ``VisionTransformer`` (ViT-B/32, B/16, L/14 and their QuickGELU twins; Dosovitskiy
-et al. 2021, Radford et al. 2021) on the same weights. Written out because ``nn.MultiheadAttention`` exports as hundreds
-of reshapes that no runtime recognises as attention: this form is what OpenVINO and TensorRT fuse. The last block
-computes its class token only, which is all that anyone reads of it: a twelfth of a ViT-B's work less, and the same
+The computation and the weights are those of open_clip's ``VisionTransformer`` (ViT-B/32, B/16, L/14 and their QuickGELU
+variants; Dosovitskiy et al. 2021, Radford et al. 2021). It is written out because ``nn.MultiheadAttention`` exports as
+hundreds of reshapes that no runtime recognises as attention; OpenVINO and TensorRT fuse this form. The last block
+computes its class token only, since its other tokens are not used: a twelfth of a ViT-B's work less for the same
 numbers.
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-#: How many blocks of the image tower give their class token.
+#: Number of blocks whose class tokens are served.
 BLOCKS = 7
 
 
 def served_blocks(depth: int) -> list[int]:
-    """Return the indices, from 0, of the blocks whose class tokens are served: from half of the depth to its end."""
+    """Return the indices, from 0, of the blocks whose class tokens are served, spread over the upper half."""
     return sorted({round(depth / 2 + step * depth / 2 / (BLOCKS - 1)) - 1 for step in range(BLOCKS)})
 
 
@@ -46,7 +46,7 @@ class VitTower(nn.Module):
     """
 
     def __init__(self, visual: Any) -> None:
-        """Wrap the tower; its weights are shared, but for the projections of queries, keys and values."""
+        """Wrap the tower and share its weights; the projections of queries, keys and values are copied."""
         super().__init__()
         self.visual = visual
         self.blocks = nn.ModuleList(_Block(block) for block in visual.transformer.resblocks)
@@ -67,14 +67,14 @@ class VitTower(nn.Module):
 
 
 class _Block(nn.Module):
-    """One residual block: the tokens ``x`` [N, T, W], attending to ``context`` [N, C, W] whose first T they are."""
+    """One residual block: tokens ``x`` [N, T, W], the first T of ``context`` [N, C, W], attend to ``context``."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.block = block
         attention = block.attn
         self.width, self.heads = attention.embed_dim, attention.num_heads
-        # The attention's scale goes into the query's projection: a power of two for heads of 64, so nothing is rounded.
+        # The attention's scale is multiplied into the query's projection. For heads of 64 it is a power of two: exact.
         scale = (self.width // self.heads) ** -0.5
         weights = attention.in_proj_weight.detach().chunk(3)
         biases = attention.in_proj_bias.detach().chunk(3)

@@ -1,16 +1,16 @@
-"""Augmentations that destroy the shortcuts of any one source: size, format, quality, tone and framing.
+"""Augmentations that keep a network from telling sources apart by size, format, quality, tone or framing.
 
-Everything works on uint8 RGB arrays [H, W, 3] and takes its own ``numpy.random.Generator``, so a sample is a pure
-function of (seed, epoch, index).
+All functions work on uint8 RGB arrays [H, W, 3] and take a ``numpy.random.Generator``, so a sample is a pure function
+of (seed, epoch, index).
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from veridict.forensics.arrays import Float32Array, Pixels
+
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
@@ -50,7 +50,7 @@ def colour_jitter(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Apply what upload platforms and phones do: rescale, blur, noise, recompress, each with some probability."""
+    """Apply changes of upload platforms and phones, each with some probability: rescale, blur, noise, recompress."""
     height, width = image.shape[:2]
     if rng.random() < 0.3:
         scale = rng.uniform(0.4, 0.95)
@@ -66,7 +66,7 @@ def degrade(image: Pixels, rng: np.random.Generator) -> Pixels:
     return image
 
 
-def soft_region(height: int, width: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+def soft_region(height: int, width: int, rng: np.random.Generator) -> Float32Array:
     """Return a soft mask [H, W] in 0..1: a randomly deformed ellipse about the centre, blurred at its edge."""
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     radii = rng.uniform(0.75, 1.15, angles.size)
@@ -79,10 +79,10 @@ def soft_region(height: int, width: int, rng: np.random.Generator) -> npt.NDArra
 
 
 def self_blend(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Return a self-blended image: the picture pasted onto itself after a slight change, through a soft mask.
+    """Return a self-blended image: the image pasted onto itself after a slight change, through a soft mask.
 
-    The blend leaves what face swaps leave (a seam, two noise statistics, two sharpnesses) without any generator's own
-    trace. Source: Shiohara & Yamasaki 2022, with a random central region in place of face landmarks.
+    The blend has the marks of a face swap (a seam, two noise statistics, two sharpnesses) and no generator's own trace.
+    Source: Shiohara & Yamasaki 2022, here with a random central region instead of face landmarks.
     """
     height, width = image.shape[:2]
     changed = colour_jitter(image, rng) if rng.random() < 0.6 else image
@@ -102,7 +102,7 @@ def self_blend(image: Pixels, rng: np.random.Generator) -> Pixels:
 def augment_face(image: Pixels, rng: np.random.Generator, view: int, crop: int) -> Pixels:
     """Return a training view [crop, crop, 3]: framing, degradation, then a random window of the resized face.
 
-    Training on a window of the served ``view`` x ``view`` pixels keeps the scale the served network sees.
+    A window of the served ``view`` x ``view`` pixels has the scale that the network is served with.
     """
     if rng.random() < 0.5:
         image = image[:, ::-1]
@@ -118,12 +118,12 @@ def augment_face(image: Pixels, rng: np.random.Generator, view: int, crop: int) 
     return image[y : y + crop, x : x + crop]
 
 
-def paste_region(image: Pixels, other: Pixels, rng: np.random.Generator) -> tuple[Pixels, npt.NDArray[np.float32]]:
+def paste_region(image: Pixels, other: Pixels, rng: np.random.Generator) -> tuple[Pixels, Float32Array]:
     """Paste a region of ``other`` into ``image`` (same shape [H, W, 3]); return it and the mask [H, W] in 0..1.
 
-    The region is a rectangle or a soft ellipse of a tenth to nine tenths of the picture. Half of the results are
-    recompressed as one, so that a seam of two compression histories is not always there to lean on. Source: CutMix (Yun
-    et al. 2019), with local labels (Chai et al. 2020, "What makes fake images detectable?").
+    The region is a rectangle or a soft ellipse that covers a tenth to nine tenths of the image. Half of the results are
+    recompressed as a whole, so that the network cannot rely on a seam between two compression histories. Source: CutMix
+    (Yun et al. 2019), with local labels (Chai et al. 2020, "What makes fake images detectable?").
     """
     height, width = image.shape[:2]
     if rng.random() < 0.3:

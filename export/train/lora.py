@@ -1,8 +1,8 @@
-"""Low-rank updates of a CLIP vision transformer's blocks: the frozen tower, trainable, and merged again.
+"""Low-rank updates of a CLIP vision transformer's blocks: training them, and merging them into the weights.
 
 LoRA (Hu et al. 2021): a frozen matrix W [out, in] becomes W + U D with D [rank, in] random and U [out, rank] zero, so
-training begins at the frozen tower itself. Queries, keys, values, the attention's output and both matrices of the MLP
-are updated. The factor alpha / rank is 1: the learning rate does its work.
+training begins at the frozen tower. Queries, keys, values, the attention's output and both matrices of the MLP are
+updated. LoRA's factor alpha / rank is 1, since the learning rate scales the updates already.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..models.vit_tower import is_plain_vit, served_blocks
 
 
 class LowRank(nn.Module):
-    """The update of one matrix: rows [..., in] -> what is added to the frozen layer's rows [..., out]."""
+    """The update of one matrix: rows [..., in] -> rows [..., out] to add to the frozen layer's output."""
 
     def __init__(self, matrix: torch.Tensor, rank: int, generator: torch.Generator) -> None:
-        """Make an update of zero for a matrix [out, in]."""
+        """Make an update for a matrix [out, in]; it starts at zero."""
         super().__init__()
         outputs, inputs = matrix.shape
         self.down = nn.Parameter(torch.randn(rank, inputs, generator=generator) * inputs**-0.5)
@@ -38,10 +38,11 @@ class LowRank(nn.Module):
 
 
 class TunedEncoder(nn.Module):
-    """What ``ImageEncoder`` computes, with low-rank updates of some blocks, for training.
+    """``ImageEncoder``'s computation with low-rank updates of some blocks, for training.
 
-    ``updates`` holds all that is trained: per tuned block, by its index from 0, an update per matrix. The tower itself
-    is frozen. With ``half`` the blocks run under autocast in bfloat16; both ends stay in float32.
+    ``updates`` holds everything that is trained: index of a tuned block, from 0 -> an update per matrix. The tower
+    itself is frozen. With ``half`` the blocks run under autocast in bfloat16; normalisation and projection stay in
+    float32.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TunedEncoder(nn.Module):
         """Wrap a backbone's image tower.
 
         Raises:
-            ValueError: the tower is no plain vision transformer, or has no such block.
+            ValueError: the tower is not a plain vision transformer, or a block or the rank is out of range.
         """
         super().__init__()
         if not is_plain_vit(backbone.visual):
@@ -76,7 +77,10 @@ class TunedEncoder(nn.Module):
         return self._finish(rows, tokens, True)
 
     def forward_both(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the same, and the frozen tower's embeddings [N, D]; the blocks below the tuned ones run once."""
+        """Return embeddings and class tokens as ``forward`` does, and the frozen tower's embeddings [N, D].
+
+        The blocks below the tuned ones run once for both.
+        """
         rows, tokens = self._frozen_part(pixels)
         embedding, tuned = self._finish(rows, tokens, True)
         with torch.no_grad():
@@ -84,7 +88,7 @@ class TunedEncoder(nn.Module):
         return embedding, tuned, frozen
 
     def merged_state(self) -> dict[str, torch.Tensor]:
-        """Return the tower's float32 state in open_clip's names (``visual.*``), the updates added to its matrices."""
+        """Return the tower's float32 state in open_clip's names (``visual.*``), with the updates merged into it."""
         state = {f"visual.{name}": value.detach().clone() for name, value in self.visual.state_dict().items()}
         for number, updates in self.updates.items():
             prefix = f"visual.transformer.resblocks.{number}"
@@ -101,7 +105,7 @@ class TunedEncoder(nn.Module):
 
     @torch.no_grad()
     def _frozen_part(self, pixels: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Return the tokens [N, T, W] that enter the first tuned block, and the class tokens of the blocks before."""
+        """Return the tokens [N, T, W] that enter the first tuned block, and the class tokens of all blocks before."""
         visual = self.visual
         pixels = (pixels.to(torch.float32).permute(0, 3, 1, 2) - self.mean) / self.std
         with self._autocast(pixels):
@@ -109,7 +113,7 @@ class TunedEncoder(nn.Module):
             first = visual.class_embedding.expand(patches.shape[0], 1, -1)
             rows = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
             tokens = []
-            # The last block is always left to _finish, which computes its class token only.
+            # The last block always runs in _finish, which computes only its class token.
             for block in visual.transformer.resblocks[: min(self.first, len(visual.transformer.resblocks) - 1)]:
                 rows = run_block(block, rows, rows)
                 tokens.append(rows[:, 0])
@@ -143,9 +147,9 @@ def _make_updates(block: Any, rank: int, generator: torch.Generator) -> nn.Modul
 
 
 def run_block(block: Any, x: torch.Tensor, context: torch.Tensor, updates: Any = None) -> torch.Tensor:
-    """Return the tokens ``x`` [N, T, W] after one of open_clip's residual blocks, with low-rank updates if there are.
+    """Return the tokens ``x`` [N, T, W] after one of open_clip's residual blocks, with low-rank updates if given.
 
-    They attend to ``context`` [N, C, W], whose first T rows they are.
+    ``x`` attends to ``context`` [N, C, W]; ``x`` must be the first T rows of ``context``.
     """
 
     def apply(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the text tower learns from: CLIP's own embeddings of names, and embedded pictures with what they show."""
+"""Training data of the text tower: CLIP's own embeddings of names, and embedded images with their content."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from veridict.forensics.arrays import BoolArray, Float32Array, Int64Array
+
 from ..prompts import Prompts, read_kinds
 
-Floats = npt.NDArray[np.float32]
-#: Embeds files that no cache holds: paths -> unit-length rows [N, D] float32.
-Embedder = Callable[[Sequence[Path]], Floats]
+#: Embeds files that have no stored embedding: paths -> unit-length rows [N, D] float32.
+Embedder = Callable[[Sequence[Path]], Float32Array]
 
 _TEMPLATES = ("a photo of a {}", "a photo of a {}.", "{}", "a picture of a {}", "an image of a {}", "this is a {}")
 _DRAWN = {"sketch": "a sketch of a {}", "cartoon": "a cartoon of a {}", "art painting": "a painting of a {}"}
-#: Kinds of photographs and pictures from the web that name their content: pattern -> category.
+#: Pattern of a kind that names the content of an image -> category.
 _CONTENT = {
     r"^(abstract |digital |oil |web |anime |pencil )?(painting|illustration|comic|drawing|cartoon)": "artwork",
     r"animal faces|pets, farm|photographs \(animals": "animal",
@@ -34,10 +34,10 @@ _CONTENT = {
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Rows of the manifest with their embeddings: ``embedding`` [N, D] float32; one entry per picture in the lists.
+class EmbeddedImages:
+    """Rows of the manifest with their embeddings: ``embedding`` [N, D] float32; one entry per image in the lists.
 
-    ``texts`` are captions, or the finer label in words; empty where the manifest says nothing of the content.
+    ``texts`` are captions, or the finer label in words; empty where the manifest does not name the content.
     ``category`` is an index or -1, ``fake`` 0 real, 1 fake, -1 unknown.
     """
 
@@ -46,13 +46,13 @@ class Pictures:
     split: list[str]
     texts: list[tuple[str, ...]]
     name: list[str]
-    category: npt.NDArray[np.int64]
-    fake: npt.NDArray[np.int64]
+    category: Int64Array
+    fake: Int64Array
 
 
 @dataclass(frozen=True)
 class Anchors:
-    """What CLIP's own text tower says to names, as unit-length rows [N, D] float32.
+    """Embeddings of names by CLIP's own text tower, unit-length rows [N, D] float32.
 
     ``photo`` is for "a photo of a NAME", ``several`` the mean direction over ``templates``, a row of zeros where it is
     unknown. ``held`` [N] marks the names kept back.
@@ -62,13 +62,14 @@ class Anchors:
     photo: torch.Tensor
     several: torch.Tensor
     templates: list[str]
-    held: npt.NDArray[np.bool_]
+    held: BoolArray
 
 
 def read_anchors(path: Path, held_back: int, prompts: Prompts, seed: int) -> Anchors:
-    """Return the anchors of an npz file, ``held_back`` of them marked, drawn by whole spellings ("sky", "sky-other").
+    """Return the anchors of an npz file; ``held_back`` of them are marked.
 
-    A name that a prompt contains is never kept back: pictures teach it.
+    All spellings of a name ("sky", "sky-other") are marked together. A name that a prompt contains is never kept back,
+    since images teach it.
     """
     with np.load(path, allow_pickle=False) as stored:
         names = [str(name) for name in stored["names"]]
@@ -95,15 +96,15 @@ def _spelling(name: str) -> str:
     return re.sub(r"-(other|stuff)$|[\s-]", "", name.lower())
 
 
-def read_pictures(
+def read_embedded_images(
     manifest: Path, features: Iterable[Path], categories: Sequence[str], embed: Embedder | None = None
-) -> Pictures:
-    """Return the manifest's pictures that are embedded; with ``embed`` the missing ones are embedded now.
+) -> EmbeddedImages:
+    """Return the manifest's images that have an embedding; ``embed`` computes missing ones.
 
     Raises:
-        ValueError: no picture of the manifest has an embedding.
+        ValueError: no image of the manifest has an embedding.
     """
-    cached: dict[str, Floats] = {}
+    cached: dict[str, Float32Array] = {}
     for path in features:
         with np.load(path, allow_pickle=False) as stored:
             cached |= zip(map(str, stored["files"]), stored["embedding"].astype(np.float32), strict=True)
@@ -116,10 +117,10 @@ def read_pictures(
         cached |= zip(missing, embed([manifest.parent / file for file in missing]), strict=True)
     wanted = [row for row in wanted if row["file"] in cached]
     if not wanted:
-        raise ValueError(f"no picture of {manifest} has an embedding")
+        raise ValueError(f"no image of {manifest} has an embedding")
     groups = [_category(row, kinds) for row in wanted]
     embedding = torch.from_numpy(np.stack([cached[row["file"]] for row in wanted]))
-    return Pictures(
+    return EmbeddedImages(
         nn.functional.normalize(embedding, dim=1),
         [row["source"] for row in wanted],
         [row["split"] for row in wanted],
@@ -135,7 +136,7 @@ def _category(row: dict[str, str], kinds: dict[str, str]) -> str:
         return "human face"
     if row["kind"] in kinds or row["label"] != "real" or row["split"] != "train":
         return kinds.get(row["kind"], "")
-    # Good enough to learn from, not to measure by.
+    # These patterns are good enough to learn from, but not to measure by.
     return next((category for pattern, category in _CONTENT.items() if re.search(pattern, row["kind"])), "")
 
 
@@ -144,7 +145,7 @@ def _words(label: str) -> list[str]:
 
 
 def _texts(row: dict[str, str], category: str) -> tuple[str, ...]:
-    """Return the captions of a row, or templates of its label; a drawn thing says how it is drawn."""
+    """Return the captions of a row, or its label in templates; for drawings the text names the technique."""
     captions = [caption.strip() for caption in row["caption"].split("|") if caption.strip()]
     if row["label"] in ("real", "fake"):
         return ()

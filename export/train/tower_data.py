@@ -1,4 +1,4 @@
-"""The pictures that ``veridict train tower`` learns from and is measured on, as the views that are served."""
+"""The images that ``veridict train tower`` learns from and is measured on, as served views."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from veridict.forensics.arrays import Int64Array, Pixels
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import clip_view
-from veridict.forensics.pixels import Pixels
 from veridict.forensics.preprocess import shrink_for_views
 
 from ..calibrate.observations import RANDOM, degrade_file, read_quality
@@ -21,17 +20,16 @@ from ..calibrate.token_head import source_weights
 from ..datasets import LABELS, Sample, read_labelled
 from ..tiers import apply_tier
 
-Ints = npt.NDArray[np.int64]
-#: What pictures are measured in: the file as it is, and a degradation that is the same every time.
+#: Qualities that images are measured in: the file as it is, and a degradation that is the same every time.
 QUALITIES = ("clean", RANDOM)
 
 
 @dataclass(frozen=True)
 class TowerData:
-    """Pictures to learn from, and those of sources left out: half of them decide early stopping, half only judge.
+    """Training images, and validation images of other sources: half decide early stopping, half only judge.
 
-    No family of sources stands in two of the three. ``excluded`` counts the validation pictures left out because their
-    source or family is learnt from.
+    A family of sources is in one of the three only. ``excluded`` is the number of validation images that are left out
+    because their source or family is in ``train``.
     """
 
     train: list[Sample]
@@ -41,10 +39,10 @@ class TowerData:
 
 
 def read_tower_data(labelled: Path, sources: Sequence[str], most: int, seed: int) -> TowerData:
-    """Return the pictures of a labelled manifest; ``most`` bounds those of each half of the validation.
+    """Return the images of a labelled manifest; ``most`` bounds those of each half of the validation.
 
     Raises:
-        ValueError: a beginning of ``sources`` fits none, a split is missing, or a part lacks real or fake pictures.
+        ValueError: a beginning in ``sources`` fits no source, a split is missing, or a part lacks real or fake images.
     """
     train = read_labelled(labelled, sources, ("train",))
     val = read_labelled(labelled, sources, ("val",))
@@ -53,13 +51,13 @@ def read_tower_data(labelled: Path, sources: Sequence[str], most: int, seed: int
     deciding, judging = _halve(unseen, seed)
     for what, part in (("train", train), ("val (deciding half)", deciding), ("val (judging half)", judging)):
         if {s.label for s in part} != set(LABELS):
-            raise ValueError(f"{what} needs real and fake pictures of sources of its own, by families; it lacks some")
-    deciding, judging = (draw_pictures(part, most, seed) for part in (deciding, judging))
+            raise ValueError(f"{what} needs real and fake images of sources and families that no other part has")
+    deciding, judging = (draw_images(part, most, seed) for part in (deciding, judging))
     return TowerData(train, deciding, judging, len(val) - len(unseen))
 
 
 def _halve(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Return two halves by family; families of real, of fake and of both kinds of pictures go to either in turn."""
+    """Return two halves by family; families of real, of fake and of both kinds of images alternate between them."""
     held: dict[str, set[str]] = {}
     for sample in samples:
         held.setdefault(sample.family, set()).add(sample.label)
@@ -72,13 +70,13 @@ def _halve(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], list[Sam
     return first, second
 
 
-def labels_of(samples: Sequence[Sample]) -> Ints:
+def labels_of(samples: Sequence[Sample]) -> Int64Array:
     """Return 0 for real and 1 for fake, [N]."""
     return np.array([LABELS[s.label] for s in samples], np.int64)
 
 
-def draw_pictures(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
-    """Return at most ``most`` pictures, half of each label if there are as many, sources by the root of their size."""
+def draw_images(samples: Sequence[Sample], most: int, seed: int) -> list[Sample]:
+    """Return at most ``most`` images, half of each label if there are enough; sources by the root of their size."""
     labels = labels_of(samples)
     weights = source_weights(labels, [s.source for s in samples])
     rng = np.random.default_rng(seed)
@@ -94,7 +92,7 @@ def read_view(sample: Sample, change: Callable[[bytes], bytes]) -> Pixels:
     """Return the view [224, 224, 3] uint8 of a file after ``change``, made as it is made when served.
 
     Raises:
-        ValueError: the file cannot be read; the sentence names it.
+        ValueError: the file cannot be read; the message names it.
     """
     try:
         return clip_view(shrink_for_views(decode_image(change(sample.path.read_bytes())).preview))
@@ -103,10 +101,11 @@ def read_view(sample: Sample, change: Callable[[bytes], bytes]) -> Pixels:
 
 
 class Draws(Dataset[tuple[torch.Tensor, int]]):
-    """Training views by their number; even numbers are real, odd ones fake, so a batch of even size is half of each.
+    """Training views by number; even numbers are real, odd ones fake, so half of a batch of even size is real.
 
-    A source's chance is the root of its size. Each draw is the picture as it is or, with the chance ``degraded``,
-    degraded anew. All is a pure function of (seed, step, index in the batch): a resumed run sees what a whole one sees.
+    A source is drawn in proportion to the root of its size. Each draw is the image as it is or, with probability
+    ``degraded``, freshly degraded. It is a pure function of (seed, step, index in the batch), so a resumed run sees the
+    same draws as one that was not interrupted.
     """
 
     def __init__(self, samples: Sequence[Sample], batch: int, degraded: float, seed: int) -> None:

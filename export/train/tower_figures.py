@@ -1,4 +1,4 @@
-"""What a tuned tower is measured by: one head recipe on either tower, zero-shot labels, categories, the embedding."""
+"""Figures of a tuned tower against the frozen one: heads of one recipe, zero-shot labels, categories, embedding."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 
+from veridict.forensics.arrays import AnyArray, Float16Array, Float32Array, Float64Array, Int64Array
 from veridict.forensics.fusion import PromptBank
 
 from ..calibrate.token_head import HeadSettings, RineHead, Tokens, score_rows, standardisation, to_views, train_member
@@ -20,25 +20,24 @@ from ..evaluate.metrics import roc_auc
 from .lora import TunedEncoder
 from .tower_data import QUALITIES, FixedViews, labels_of
 
-Floats = npt.NDArray[np.float32]
 _READ_BATCH = 32
-#: A tuned tower may lose this much zero-shot AUC, and this share of pictures may change their category: rounding.
+#: Losses that count as rounding: of zero-shot AUC, and the share of images with another category.
 _LOST_AUC, _CHANGED = 0.002, 0.01
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA where there is one.
+    """Return the device of a name; ``auto`` is CUDA if there is a device.
 
     Raises:
         ValueError: CUDA is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device was found; --device cpu trains in the background")
+        raise ValueError("no CUDA device was found; --device cpu trains without one")
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def pays_half(device: torch.device) -> bool:
-    """Return whether bfloat16 is computed by hardware there; elsewhere it is slower than float32."""
+    """Return whether the device computes bfloat16 in hardware; otherwise it is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     known = torch.cpu.get_capabilities()
@@ -47,7 +46,7 @@ def pays_half(device: torch.device) -> bool:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run computes: device, whether blocks run in bfloat16, processes that read pictures."""
+    """Hardware of a run: the device, whether blocks run in bfloat16, and the number of processes that read images."""
 
     device: torch.device
     half: bool
@@ -55,7 +54,7 @@ class Machine:
 
     @classmethod
     def choose(cls, name: str, workers: int | None = None) -> Machine:
-        """Return the machine of a device's name; beside a CPU that learns one process reads."""
+        """Return the machine for a device's name; when the CPU trains, one process reads."""
         device = choose_device(name)
         most = max(1, (os.cpu_count() or 2) - 1) if device.type == "cuda" else 1
         return cls(device, pays_half(device), most if workers is None else workers)
@@ -63,15 +62,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tower says of P pictures in V qualities: embeddings [P, V, D] float32, tokens [P, V, K, W] float16."""
+    """A tower's output for P images in V qualities: embeddings [P, V, D] float32, tokens [P, V, K, W] float16."""
 
-    embedding: Floats
-    tokens: npt.NDArray[np.float16]
+    embedding: Float32Array
+    tokens: Float16Array
 
 
 @torch.inference_mode()
 def see(encoder: TunedEncoder, samples: Sequence[Sample], machine: Machine) -> Seen:
-    """Return what the tower says of the samples in every quality; tokens are of unit length."""
+    """Return the tower's output for the samples in every quality; tokens have unit length."""
     embeddings, tokens = [], []
     for pixels in DataLoader(FixedViews(samples), _READ_BATCH, num_workers=machine.workers):
         embedding, rows = encoder(pixels.to(machine.device))
@@ -87,17 +86,17 @@ class Recipe:
     """A head as ``veridict calibrate`` trains it: members and their standardisation [K, W]."""
 
     members: list[RineHead]
-    mean: Floats
-    scale: Floats
+    mean: Float32Array
+    scale: Float32Array
 
-    def scores(self, seen: Seen) -> Floats:
+    def scores(self, seen: Seen) -> Float32Array:
         """Return logits [P, V]."""
         flat = seen.tokens.reshape(-1, *seen.tokens.shape[2:])
         return score_rows(self.members, self.mean, self.scale, flat).reshape(seen.tokens.shape[:2])
 
 
 def fit_recipe(seen: Seen, samples: Sequence[Sample], settings: HeadSettings, seed: int) -> Recipe:
-    """Train the head that towers are compared by."""
+    """Train the head with which the towers are compared."""
     sources, families = tuple(s.source for s in samples), tuple(s.family for s in samples)
     data = Tokens(seen.tokens, labels_of(samples), sources, families)
     mean, scale = standardisation(data)
@@ -105,13 +104,13 @@ def fit_recipe(seen: Seen, samples: Sequence[Sample], settings: HeadSettings, se
     return Recipe(members, mean, scale)
 
 
-def view_aucs(labels: npt.NDArray[np.int64], scores: npt.NDArray[Any]) -> dict[str, float]:
+def view_aucs(labels: Int64Array, scores: AnyArray) -> dict[str, float]:
     """Return the AUC of scores [P, V] per quality, and their mean."""
     found = {q: roc_auc(labels, scores[:, v].astype(np.float64)) for v, q in enumerate(QUALITIES)}
     return found | {"mean": float(np.mean(list(found.values())))}
 
 
-def zero_shot(bank: PromptBank, embeddings: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def zero_shot(bank: PromptBank, embeddings: Float32Array) -> tuple[Float64Array, Int64Array]:
     """Return the margin of deepfake over real and the category's index, each [P, V], of embeddings [P, V, D]."""
     flat = embeddings.reshape(-1, embeddings.shape[-1])
     logits = np.stack([bank.similarities(row) for row in flat]).reshape(*embeddings.shape[:2], -1)
@@ -119,7 +118,7 @@ def zero_shot(bank: PromptBank, embeddings: Floats) -> tuple[npt.NDArray[np.floa
 
 
 def gain_interval(
-    samples: Sequence[Sample], before: npt.NDArray[Any], after: npt.NDArray[Any], rounds: int = 500, seed: int = 0
+    samples: Sequence[Sample], before: AnyArray, after: AnyArray, rounds: int = 500, seed: int = 0
 ) -> list[float]:
     """Return the 95% interval of the gain in mean AUC of logits [P, V], resampling whole families of sources."""
     rng, labels = np.random.default_rng(seed), labels_of(samples)
@@ -135,7 +134,7 @@ def gain_interval(
     return [float(low), float(high)]
 
 
-def compare(
+def compare_towers(
     frozen: dict[str, torch.Tensor], recipe: Recipe, judging: Seen, samples: Sequence[Sample], bank: PromptBank
 ) -> dict[str, Any]:
     """Return the figures of the shipping rule: the tuned tower against the frozen one, each with a head of one recipe.

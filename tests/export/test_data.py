@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from veridict.export.datasets import find_folders, read_image, read_labelled, read_manifest
+from veridict.export.datasets import find_folders, read_categorised, read_image, read_labelled
 from veridict.export.prompts import read_kinds, read_prompts
 from veridict.export.train import augment
 
@@ -27,7 +27,7 @@ def test_manifest_rows_map_to_categories(tmp_path):
         "b.jpg,people_photo,train,s,person,a man runs | a runner\n"
         "c.jpg,x,train,s,unknown_kind,\n"
     )
-    rows = read_manifest(tmp_path / "m.csv", read_kinds())
+    rows = read_categorised(tmp_path / "m.csv", read_kinds())
     assert [(r.category, r.caption) for r in rows] == [("artwork", "giraffe"), ("person", "a man runs")]
 
 
@@ -47,7 +47,7 @@ def test_labelled_rows_name_their_family(tmp_path):
     assert [r.source for r in read_labelled(tmp_path / "m.csv", splits=["train"])] == ["wild/a"]
     with pytest.raises(ValueError, match="begins with 'scenes'"):
         read_labelled(tmp_path / "m.csv", ["scenes"])
-    with pytest.raises(ValueError, match="no labelled picture"):
+    with pytest.raises(ValueError, match="no labelled image"):
         read_labelled(tmp_path / "m.csv", splits=["test"])
 
 

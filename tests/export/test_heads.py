@@ -6,11 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from veridict.export.calibrate.cli import kind_of_category, without_head_only
 from veridict.export.calibrate.data import draw_head_only
+from veridict.export.calibrate.document import kind_of_category
 from veridict.export.calibrate.fitting import (
     FORENSIC_CAP,
-    GENERAL,
     HIGH_ACCURACY,
     REAL_ACCURACY,
     SUSPECT_LOGIT,
@@ -21,6 +20,7 @@ from veridict.export.calibrate.fitting import (
     to_logit,
 )
 from veridict.export.calibrate.observations import degrade_file, pack, unpack
+from veridict.export.calibrate.out_of_fold import without_head_only
 from veridict.export.calibrate.token_head import (
     HeadSettings,
     Tokens,
@@ -32,11 +32,11 @@ from veridict.export.calibrate.token_head import (
     train_member,
 )
 from veridict.export.datasets import Sample
-from veridict.export.evaluate.figures import Outcome, figures, format_report, generator_family, report_outcomes
+from veridict.export.evaluate.figures import ImageOutcome, figures, format_report, generator_family, report_outcomes
+from veridict.forensics.calibration import GENERAL
 from veridict.forensics.contract import ImageFacts
 from veridict.forensics.decode import decode_image
-from veridict.forensics.fusion import Observation
-from veridict.forensics.measure import Measurement
+from veridict.forensics.observation import Measurement, Observation
 from veridict.forensics.token_head import load_token_head, unit_rows
 
 pytestmark = pytest.mark.export
@@ -62,11 +62,11 @@ class TestHead:
         save_head(tmp_path / "head.safetensors", members, mean, scale, {"note": "test"})
         head = load_token_head(tmp_path / "head.safetensors")
         trained = score_rows(members, mean, scale, data.views[:, 0])
-        served = [head.score(tokens * 7.0) for tokens in data.views[:, 0].astype(np.float32)]  # length says nothing
+        served = [head.read(tokens * 7.0)[0] for tokens in data.views[:, 0].astype(np.float32)]  # length says nothing
         assert np.abs(trained - served).max() < 0.02
         assert np.mean((trained > 0) == data.labels.astype(bool)) > 0.9
-        assert np.mean([head.unusualness(tokens) for tokens in data.views[:, 1]]) == pytest.approx(1.0, abs=0.05)
-        assert head.unusualness(-data.views[0, 0]) > 5
+        assert np.mean([head.read(tokens)[1] for tokens in data.views[:, 1]]) == pytest.approx(1.0, abs=0.05)
+        assert head.read(-data.views[0, 0])[1] > 5
 
     def test_training_is_deterministic(self):
         data = make_tokens(120)
@@ -113,7 +113,7 @@ def make_table(count=3000, seed=0, tiers=("clean", "web")):
     return Table(
         values=tuple(values),
         labels=np.array(labels),
-        pictures=np.arange(count),
+        images=np.arange(count),
         sources=tuple(f"s{i % 40}" for i in rows),
         families=tuple(f"f{i % 20}" for i in rows),
         tiers=tuple(tiers[i % len(tiers)] for i in rows),
@@ -158,19 +158,19 @@ class TestFusion:
     def test_forensic_terms_move_no_answer_that_is_sure(self, fitted):
         _, fusion, _, bands = fitted
         for kind in ("close-up", "suspect close-up", "artwork"):
-            regime = fusion.regime(kind)
-            assert regime.forensic_cap <= FORENSIC_CAP
-            center = to_logit(regime.threshold)
-            assert to_logit(bands[kind][0]) <= center - 2 * regime.forensic_cap + 1e-9
-            assert to_logit(bands[kind][1]) >= center + 2 * regime.forensic_cap - 1e-9
+            decision = fusion.decide(kind)
+            assert decision.forensic_cap <= FORENSIC_CAP
+            center = to_logit(decision.threshold)
+            assert to_logit(bands[kind][0]) <= center - 2 * decision.forensic_cap + 1e-9
+            assert to_logit(bands[kind][1]) >= center + 2 * decision.forensic_cap - 1e-9
 
     def test_what_is_absent_counts_as_nothing(self, fitted):
         _, fusion, _, _ = fitted
         values = {"tokens": 1.0, "blur": 0.2}
         general = fusion.regimes[GENERAL]
-        assert set(general.weigh(values)) == set(values)
+        assert set(general.weigh(values, FORENSIC_CAP)) == set(values)
         center = general.terms["ela"].center
-        assert general.weigh({**values, "ela": center})["ela"] == pytest.approx(0.0)
+        assert general.weigh({**values, "ela": center}, FORENSIC_CAP)["ela"] == pytest.approx(0.0)
 
     def test_a_term_is_left_out_of_a_split(self):
         table = make_table(20).without("clip", "train")
@@ -197,7 +197,7 @@ class TestFusion:
 class TestFigures:
     def test_known_outcomes(self):
         made = [
-            Outcome(label, p, p >= 0.5, sure, "clean", source, generator=generator, kind="photograph")
+            ImageOutcome(label, p, p >= 0.5, sure, "clean", source, generator=generator, kind="photograph")
             for label, p, sure, source, generator in [
                 (0, 0.1, True, "wild/a", "photograph"),
                 (0, 0.6, False, "wild/a", "photograph"),
@@ -239,7 +239,6 @@ class TestObservations:
         rng = np.random.default_rng(0)
         seen = [
             Observation(
-                request_id="",
                 image=ImageFacts("ab" * 32, "PNG", 64 + i, 80, 1234, 1 + i),
                 measurements={
                     "ela": Measurement(None, "not kept"),
@@ -247,10 +246,9 @@ class TestObservations:
                     "noise": Measurement(1.0),
                 },
                 embedding=rng.normal(size=8).astype(np.float16).astype(np.float32),
-                boxes=[(1, 2, 30, 40 + n) for n in range(i)],
-                face_logits=[0.5 * n for n in range(i)],
-                timings_ms={},
-                intermediates=rng.normal(size=(2, 8)).astype(np.float16),
+                boxes=tuple((1, 2, 30, 40 + n) for n in range(i)),
+                face_logits=tuple(0.5 * n for n in range(i)),
+                class_tokens=rng.normal(size=(2, 8)).astype(np.float16),
                 faces_found=i + 2,
                 tone=12.5,
             )
@@ -259,7 +257,7 @@ class TestObservations:
         again = unpack(pack(seen))
         for a, b in zip(seen, again, strict=True):
             assert np.array_equal(a.embedding, b.embedding)
-            assert np.array_equal(a.intermediates, b.intermediates)
+            assert np.array_equal(a.class_tokens, b.class_tokens)
             for name in ("image", "measurements", "boxes", "face_logits", "faces_found", "tone"):
                 assert getattr(a, name) == getattr(b, name)
 

@@ -1,6 +1,5 @@
 """The small text tower, its word pieces and its training, on a tiny encoder and vectors made here."""
 
-import argparse
 import csv
 import json
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from veridict.deploy.command import main
 from veridict.export.models import text_tower
 from veridict.export.models.text_tower import CONTEXT, MARKS, TextConfig, TextTower, WordPieces
 from veridict.export.models.weights import save_half
@@ -170,7 +170,7 @@ def test_the_start_keeps_what_texts_need(encoder_folder):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, encoder_folder):
-    """Pictures around the anchors of their names; real and fake pictures along one direction."""
+    """Images around the anchors of their names; real and fake images along one direction."""
     folder = tmp_path_factory.mktemp("text")
     rng = np.random.default_rng(0)
     names = ["cat", "dog", "car", "tree", "house", "road", "house-other"]
@@ -244,7 +244,7 @@ def test_names_are_kept_back_by_spelling_and_only_where_no_prompt_says_them(data
     assert not text_data.read_anchors(data / "anchors.npz", 0, prompts, 0).held.any()
 
 
-def test_pictures_missing_from_the_cache_are_embedded(data):
+def test_images_missing_from_the_cache_are_embedded(data):
     seen = []
 
     def embed(paths):
@@ -252,24 +252,20 @@ def test_pictures_missing_from_the_cache_are_embedded(data):
         return np.ones((len(paths), 24), dtype=np.float32)
 
     names = list(read_prompts().categories)
-    pictures = text_data.read_pictures(data / "manifest.csv", [], names, embed)
+    images = text_data.read_embedded_images(data / "manifest.csv", [], names, embed)
     assert len(seen) == 120
-    assert torch.allclose(pictures.embedding.norm(dim=1), torch.ones(120))
-    assert pictures.texts[7] == ("one", "two")
-    assert pictures.texts[-1] == ()
-    assert names[pictures.category[60]] == "artwork"  # its kind says "painting"
-    assert pictures.category[-2] == -1  # which is not good enough to measure by
-    with pytest.raises(ValueError, match="no picture"):
-        text_data.read_pictures(data / "manifest.csv", [], names)
+    assert torch.allclose(images.embedding.norm(dim=1), torch.ones(120))
+    assert images.texts[7] == ("one", "two")
+    assert images.texts[-1] == ()
+    assert names[images.category[60]] == "artwork"  # its kind says "painting"
+    assert images.category[-2] == -1  # which is not good enough to measure by
+    with pytest.raises(ValueError, match="no image"):
+        text_data.read_embedded_images(data / "manifest.csv", [], names)
 
 
-def test_the_command_prints_figures_or_the_reason(data, encoder_folder, tmp_path, capsys):
-    parser = argparse.ArgumentParser()
-    train_text.add_arguments(parser)
-    given = ["--manifest", str(data / "manifest.csv"), "--anchors", str(data / "anchors.npz"), "--steps", "2"]
-    given += ["--start", str(encoder_folder), "--output", str(tmp_path / "t.safetensors")]
-    assert train_text.run(parser.parse_args(given)) == 1
-    assert "no picture" in capsys.readouterr().err
-    given += ["--features", str(data / "features.npz"), "--held-out", "scenes/nowhere"]
-    assert train_text.run(parser.parse_args(given)) == 1
-    assert "no source" in capsys.readouterr().err
+def test_the_command_prints_the_reason(data, encoder_folder, tmp_path, capsys):
+    given = ["train", "text", "--manifest", str(data / "manifest.csv"), "--anchors", str(data / "anchors.npz")]
+    given += ["--start", str(encoder_folder), "--output", str(tmp_path / "t.safetensors"), "--steps", "2"]
+    given += ["--features", str(data / "features.npz")]
+    assert main([*given, "--held-out", "scenes/nowhere"]) == 1
+    assert "veridict train text: no source" in capsys.readouterr().err

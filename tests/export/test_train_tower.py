@@ -9,35 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from veridict.deploy.command import main
-from veridict.export.bundled import CLIP_SHARDS
 from veridict.export.calibrate.token_head import HeadSettings
-from veridict.export.convert.onnx_export import ImageEncoder, example_pixels
-from veridict.export.models import clip_model
-from veridict.export.models.clip_model import Backbone, load_clip
-from veridict.export.models.clip_weights import read_state
-from veridict.export.models.vit_tower import served_blocks
-from veridict.export.torch_setup import import_open_clip
 from veridict.export.train import lora
 from veridict.export.train import tower as train_tower
 from veridict.export.train.lora import TunedEncoder
-from veridict.export.train.tower import TowerTraining
+from veridict.export.train.settings import TowerTraining
 from veridict.export.train.tower import train_tower as tune
 from veridict.export.train.tower_data import Draws, labels_of, read_tower_data
 from veridict.export.train.tower_figures import choose_device
 
-pytestmark = pytest.mark.export
+from .tiny_tower import BLOCKS, same, tiny_backbone
 
-BLOCKS = 4
-
-
-def tiny_backbone(seed=0, layers=BLOCKS):
-    torch.manual_seed(seed)
-    import_open_clip()
-    from open_clip.transformer import VisionTransformer
-
-    visual = VisionTransformer(224, 56, 64, layers, 2, 2.0, output_dim=512).eval()
-    mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-    return Backbone("tiny", "tiny:made", visual, torch.nn.Identity(), None, 100.0, 224, 77, mean, std)
+pytestmark = [pytest.mark.export, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -96,72 +79,6 @@ def quiet(line):
     """Say nothing."""
 
 
-def shaken(encoder, seed=1):
-    """Give the updates random values in place of zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in encoder.updates.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return encoder
-
-
-def same(a, b):
-    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
-
-
-@pytest.mark.parametrize("blocks", [(), (1, 2, 3), (0, 1), (3,)])
-def test_updates_of_zero_leave_the_tower_as_it_is(blocks):
-    backbone, pixels = tiny_backbone(), example_pixels(224, 3)
-    with torch.inference_mode():
-        wanted = ImageEncoder(backbone)(pixels)
-        encoder = TunedEncoder(backbone, blocks, rank=3)
-        found = encoder(pixels)
-        *both, frozen = encoder.forward_both(pixels)
-    for a, b, c in zip(wanted, found, both, strict=True):
-        assert torch.allclose(a, b, atol=1e-5)
-        assert torch.equal(b, c)
-    assert torch.equal(frozen, found[0])
-
-
-@pytest.mark.parametrize("depth", [4, 12, 24])
-def test_the_tokens_are_those_that_are_served(depth):
-    backbone = tiny_backbone(layers=depth)
-    pixels = example_pixels(224, 2)
-    with torch.inference_mode():
-        wanted, found = ImageEncoder(backbone)(pixels)[1], TunedEncoder(backbone)(pixels)[1]
-    assert torch.allclose(wanted, found, atol=1e-5)
-    assert wanted.shape[1] == len(served_blocks(depth))
-
-
-@pytest.mark.parametrize("blocks", [(1, 2, 3), (0, 2)])
-def test_merged_weights_compute_what_the_updates_did(blocks):
-    pixels = example_pixels(224, 3)
-    encoder = shaken(TunedEncoder(tiny_backbone(), blocks, rank=3))
-    plain = tiny_backbone()
-    before = {name: value.clone() for name, value in plain.visual.state_dict().items()}
-    state = encoder.merged_state()
-    assert {name.removeprefix("visual.") for name in state} == set(before)
-    plain.visual.load_state_dict({name.removeprefix("visual."): value for name, value in state.items()})
-    with torch.inference_mode():
-        tuned, merged, old = encoder(pixels), ImageEncoder(plain)(pixels), ImageEncoder(tiny_backbone())(pixels)
-        _, _, frozen = encoder.forward_both(pixels)
-    for a, b in zip(tuned, merged, strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
-    assert not torch.allclose(tuned[0], old[0], atol=1e-3)
-    assert torch.allclose(frozen, old[0], atol=1e-5)
-    changed = {name.split(".")[2] for name in before if not torch.equal(before[name], state[f"visual.{name}"])}
-    assert changed == {str(number) for number in blocks}
-
-
-def test_only_updates_receive_gradients():
-    encoder = shaken(TunedEncoder(tiny_backbone(), (2, 3), rank=2))
-    embedding, tokens, frozen = encoder.forward_both(example_pixels(224, 2))
-    assert not frozen.requires_grad
-    ((embedding * frozen).sum() + tokens.square().sum()).backward()
-    assert all(p.grad is not None and p.grad.any() for p in encoder.updates.parameters())
-    assert all(p.grad is None for p in encoder.visual.parameters())
-
-
 def test_a_run_tells_what_the_shipping_rule_asks_and_is_deterministic(manifest, tmp_path):
     first, again, other = (
         settings(manifest, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -173,7 +90,7 @@ def test_a_run_tells_what_the_shipping_rule_asks_and_is_deterministic(manifest, 
     assert same(a, b)
     assert not same(a, c)
     assert same(load_file(first.output), load_file(again.output))
-    counts = figures["pictures"]
+    counts = figures["images"]
     assert (counts["train"], counts["deciding"] + counts["judging"], counts["excluded"]) == (18, 24, 0)
     for tower in ("frozen", "tuned"):
         for kind in ("auc", "zero_shot_auc"):
@@ -211,10 +128,23 @@ def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(manifest, tmp_path, 
     assert torch.load(broken.run / "state.pt", weights_only=True)["step"] == fatal // 2 * 2
     assert not broken.output.exists()
     first_pass = (broken.run / "frozen.safetensors").stat().st_mtime_ns
-    assert tune(broken, quiet) == figures
+    steps = []
+
+    def counting(self, pixels):
+        steps.append(1)
+        return forward(self, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lora.TunedEncoder, "forward_both", counting)
+        assert tune(broken, quiet) == figures
+    assert len(steps) == whole.steps - fatal // 2 * 2, "saved steps are not done again"
     assert (broken.run / "frozen.safetensors").stat().st_mtime_ns == first_pass
     one, other = (torch.load(s.run / "state.pt", weights_only=True) for s in (whole, broken))
     assert same(one["learnt"], other["learnt"])
+    moments = [state["optimiser"]["state"] for state in (one, other)]
+    assert set(moments[0]) == set(moments[1])
+    assert all(same(moments[0][number], moments[1][number]) for number in moments[0])
+    assert one["schedule"] == other["schedule"]
     assert same(load_file(whole.output), load_file(broken.output))
     assert one["best"]["step"] == other["best"]["step"]
     assert tune(broken, quiet) == figures, "nothing is left to do"
@@ -227,7 +157,7 @@ def test_early_stopping_keeps_the_best(manifest, tmp_path, monkeypatch):
     learnt = []
 
     def judged(self):
-        learnt.append(self._copy())
+        learnt.append(self.copy_learnt())
         labels = labels_of(self.data.deciding)[:, None].repeat(2, axis=1)
         wanted = next(given)
         # as many right as the share asks for: a score that is the label for some, its opposite for the others
@@ -322,9 +252,9 @@ def test_what_does_not_fit_is_said_in_a_sentence(manifest, tmp_path, capsys):
         ({"rank": 0}, "rank is at least 1"),
         ({"every": 0}, "at least 1"),
         ({"sources": ("nowhere",)}, "begins with 'nowhere'"),
-        ({"sources": ("train",)}, "no labelled picture"),
+        ({"sources": ("train",)}, "no labelled image"),
         ({"sources": ("train/0", "val")}, "train needs real and fake"),
-        ({"sources": ("train", "val/0", "val/1")}, "needs real and fake pictures of sources of its own"),
+        ({"sources": ("train", "val/0", "val/1")}, "needs real and fake images of sources and families"),
     ):
         with pytest.raises(ValueError, match=sentence):
             tune(replace(wanted, **change), quiet)
@@ -344,30 +274,8 @@ def test_what_does_not_fit_is_said_in_a_sentence(manifest, tmp_path, capsys):
 def test_the_command(manifest, tmp_path, capsys):
     options = {"--labelled": manifest, "--output": tmp_path / "t.safetensors", "--run": tmp_path / "run"}
     options |= {"--first-block": 2, "--last-block": 4, "--rank": 2, "--steps": 2, "--every": 1, "--half-batch": 2}
-    options |= {"--device": "cpu", "--workers": 0, "--head-pictures": 8, "--val-pictures": 8}
+    options |= {"--device": "cpu", "--workers": 0, "--head-images": 8, "--val-images": 8}
     assert main(["train", "tower", *(str(part) for option in options.items() for part in option)]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["steps"] == 2
-    assert figures["pictures"]["judging"] == 8
-
-
-def test_a_checkpoint_of_the_image_tower_alone_keeps_the_bundled_text_tower(tmp_path):
-    bundled = load_clip()
-    state = read_state(CLIP_SHARDS)
-    path = tmp_path / "tower.safetensors"
-    train_tower._save({name: value.half() for name, value in state.items()}, path, {})
-    assert clip_model._same_weights(clip_model._read_checkpoint(path), state), "rounded: of the bundled family"
-    state["visual.transformer.resblocks.7.mlp.c_fc.weight"] *= 1.01
-    train_tower._save({name: value.half() for name, value in state.items()}, path, {})
-    tuned = load_clip(clip_model.CLIP, path)
-    assert tuned.family == ""
-    assert tuned.scale == bundled.scale
-    texts = bundled.tokenizer(["a real image"])
-    assert torch.equal(tuned.tokenizer(["a real image"]), texts)
-    with torch.inference_mode():
-        assert torch.equal(tuned.text(texts), bundled.text(texts))
-        pixels = example_pixels(224, 2)
-        a, b = (ImageEncoder(backbone)(pixels)[0] for backbone in (tuned, bundled))
-        wrapped = TunedEncoder(bundled, range(6, 12), rank=2)(pixels)[0]
-    assert 0.9 < float((a * b).sum(dim=1).min()) < 0.99999
-    assert torch.allclose(wrapped, b, atol=1e-4)
+    assert figures["images"]["judging"] == 8

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veridict.deploy.manifest import read_manifest
+from veridict.deploy.manifest import FACE_FINDER, read_manifest
 from veridict.deploy.repository import check_repository, load_judgement
 from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
@@ -61,6 +61,11 @@ class InProcessDetector:
         """
         keep_freed_memory()
         self._networks = networks or load_networks(repository, threads)
+        manifest = read_manifest(repository)
+        #: Changes with every network that an observation depends on.
+        self.identity = "-".join(
+            manifest.version(name, "cpu") for name in (sig.CLIP_IMAGE.name, sig.FACE_CNN.name, FACE_FINDER)
+        )
         self._pool = pool or ThreadPoolExecutor(threads)
         if needs_calibration:
             check_repository(repository, "cpu")

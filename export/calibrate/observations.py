@@ -96,7 +96,7 @@ def observe_samples(
     """Return an observation per sample.
 
     ``cache`` is a folder that keeps them, ``chunk`` samples to a file; files that are there are read, not observed
-    again. They belong to the repository they were made with and to the paths of the samples.
+    again. They belong to the networks that they were made with and to the paths of the samples.
 
     Raises:
         ImageError: an image is refused; the message names the first file of its batch.
@@ -106,7 +106,8 @@ def observe_samples(
     seen: list[Observation] = []
     for start in tqdm(range(0, len(samples), chunk), desc=f"{quality} images", disable=not sys.stderr.isatty()):
         part = samples[start : start + chunk]
-        names = hashlib.sha256("\n".join([_LAYOUT, *(str(s.path) for s in part)]).encode()).hexdigest()[:16]
+        key = [_LAYOUT, detector.identity, *(str(s.path) for s in part)]
+        names = hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
         path = None if cache is None else cache / f"{quality}-{start:06d}-{names}.npz"
         if path is not None and path.exists():
             with np.load(path) as stored:

@@ -187,7 +187,8 @@ def _install_weights(settings: ExportSettings, checkpoint: Path | None, bundled:
         copy.unlink(missing_ok=True)
         face = package_file(FACE_WEIGHTS)
     else:
-        shutil.copyfile(settings.face_checkpoint, copy)
+        if settings.face_checkpoint.resolve() != copy.resolve():
+            shutil.copyfile(settings.face_checkpoint, copy)
         face = copy.relative_to(settings.output).as_posix()
     weights: dict[str, Weights] = {sig.FACE_CNN.name: (file_sha256(settings.face_checkpoint), (face,))}
     if bundled:

@@ -45,7 +45,8 @@ def write_networks(
         progress(f"exporting {name}")
         for derived in DERIVED_FILES:
             (folder / derived).unlink(missing_ok=True)  # an older one would be of other weights
-        shards = install_shards(folder, bundled and model is sig.CLIP_IMAGE)
+        shards = install_shards(folder, bundled) if model is sig.CLIP_IMAGE else ()
+        folder.mkdir(parents=True, exist_ok=True)
         parities += export_onnx(module, example, model, folder / "model.onnx", shards=shards)
         if settings.engine is not None:
             compared, engine = _write_engine(settings, settings.engine, module, example, model, progress)

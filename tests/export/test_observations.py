@@ -17,6 +17,7 @@ class Interrupted:
 
     def __init__(self, detector, most=99):
         self.detector, self.most, self.count = detector, most, 0
+        self.identity = detector.identity
 
     def observe(self, batch):
         if self.count + len(batch) > self.most:

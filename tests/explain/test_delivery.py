@@ -69,6 +69,7 @@ class Receiver:
 SECRET, OLD_SECRET = ("whsec_" + base64.b64encode(bytes([byte]) * 32).decode() for byte in (1, 2))
 
 
+@pytest.mark.slow
 def test_kill_9_twenty_times_loses_nothing(workers, client, settings, images):
     with Receiver() as receiver:
         environment = {"VERIDICT_WEBHOOK_URL": receiver.url, "VERIDICT_WEBHOOK_SECRET": SECRET}

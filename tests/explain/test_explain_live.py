@@ -35,6 +35,7 @@ def face_file(tmp_path, encode, astronaut):
     return path
 
 
+@pytest.mark.slow
 def test_the_served_scores_are_the_held_models(triton, face_file):
     subject = read_subject(face_file.read_bytes())
     models = Models(server=ClientConfig(triton.url))
@@ -46,6 +47,7 @@ def test_the_served_scores_are_the_held_models(triton, face_file):
     assert FaceScorer(ClientConfig(triton.url), FACE_CNN_EXPLAIN)(np.zeros((0, 224, 224, 3), np.uint8)).shape == (0,)
 
 
+@pytest.mark.slow
 def test_gradients_work_after_the_server_was_asked_first(triton, face_file):
     models = Models(server=ClientConfig(triton.url))
     assert models.scorer is not None  # the comparison with the held network has loaded that network
@@ -53,6 +55,7 @@ def test_gradients_work_after_the_server_was_asked_first(triton, face_file):
     assert result.values.max() > 0
 
 
+@pytest.mark.slow
 def test_shap_adds_up_on_the_served_network(triton, face_file):
     subject = read_subject(face_file.read_bytes())
     result = run_method("shap", subject, Models(server=ClientConfig(triton.url)), Budget(samples=60))
@@ -67,6 +70,7 @@ def test_a_server_with_other_weights_is_refused(triton):
     assert caught.value.code == "explain.model_mismatch"
 
 
+@pytest.mark.slow
 def test_networks_of_another_repository_than_the_served_one_are_refused(triton, other_repository):
     """Gradient methods need no server, but where there is one they must explain what it serves."""
     models = Models(server=ClientConfig(triton.url), repository=other_repository)
@@ -88,6 +92,7 @@ def test_the_default_face_is_the_verdicts(triton, face_file, three_faces, encode
     assert tuple(subject.box) == verdict.faces[worst].box
 
 
+@pytest.mark.slow
 def test_explanations_wait_while_the_server_gives_verdicts(triton, face_file):
     subject, models = read_subject(face_file.read_bytes()), Models()
     run_method("saliency", subject, models, Budget())  # loads the network, so that loading is not timed
@@ -164,6 +169,7 @@ def test_usage_errors(face_file, tmp_path, capsys):
     assert "start a worker first" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_worker_on_the_embedded_redis_answers_the_command(triton, face_file, tmp_path, capsys):
     state = tmp_path / "s"
     command = [

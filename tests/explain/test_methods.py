@@ -141,6 +141,7 @@ def test_occlusion_finds_the_only_region_that_matters(subject):
     assert run_method("clip_occlusion", subject, Models(clip=Linear(weights)), SMALL).settings["stride"] > 16
 
 
+@pytest.mark.slow
 def test_the_bundled_clip_is_explained_by_its_own_margin(subject):
     models = Models()
     result = run_method("clip_occlusion", subject, models, Budget(samples=20))

@@ -139,6 +139,7 @@ def test_weights_are_read_back(tower, tmp_path):
         text_tower.load_text_tower(path)
 
 
+@pytest.mark.slow
 def test_the_graph_takes_any_batch(tower, pieces, tmp_path):
     import onnxruntime
 

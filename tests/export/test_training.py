@@ -45,6 +45,7 @@ def folders(tmp_path_factory, encode, cat, coffee, astronaut):
     return root
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_weights_and_names_unknown_sources(folders, tmp_path, capsys):
     first = settings(folders, tmp_path / "first", 1)
     train_face_cnn(first)
@@ -72,6 +73,7 @@ def settings(folders, where, epochs, **more):
     )
 
 
+@pytest.mark.slow
 def test_training_is_deterministic(folders, tmp_path):
     one, other = (settings(folders, tmp_path / name, 2) for name in ("one", "other"))
     figures = train_face_cnn(one)
@@ -96,6 +98,7 @@ def same_state(a, b):
     return a == b or (a != a and b != b)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_and_ends_as_if_it_had_not_been(folders, tmp_path, monkeypatch):
     whole, broken = (settings(folders, tmp_path / n, 3, drop_path=0.2, workers=0) for n in ("whole", "broken"))
     figures = train_face_cnn(whole)
@@ -223,6 +226,7 @@ def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys, monkey
     assert "begins with 'elsewhere'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_categories_by_command(folders, tmp_path, capsys):
     lines = ["file,label,split,source,kind,caption"]
     for path in sorted(folders.rglob("val/real/*.jpg")):
@@ -248,6 +252,7 @@ def test_usage_errors_of_the_commands(tmp_path, capsys):
     assert "no images" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.live
 def test_evaluation_against_a_server(triton, folders, capsys):
     assert main(["evaluate", "--data", str(folders), "--split", "val", "--url", triton.url]) == 0

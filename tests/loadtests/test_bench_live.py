@@ -11,7 +11,7 @@ from veridict.loadtests.bench import stages
 from veridict.loadtests.bench.pipelines import TritonPipeline
 from veridict.loadtests.sample_images import photograph
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
 def test_a_short_run_measures_compares_and_writes_its_report(tmp_path, capsys):

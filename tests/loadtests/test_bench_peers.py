@@ -37,6 +37,7 @@ def ask(server, data):
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.export
 @pytest.mark.parametrize("peer", [peers.FASTAPI_ONNX, peers.LITSERVE], ids=lambda peer: peer.module)
 def test_peers_with_our_functions_give_our_answer(peer, image):
@@ -53,6 +54,7 @@ def test_peers_with_our_functions_give_our_answer(peer, image):
     assert not alive
 
 
+@pytest.mark.slow
 @pytest.mark.export
 def test_the_textbook_pipeline_answers_and_finds_the_face(image):
     with start(peers.TEXTBOOK) as server:

@@ -12,7 +12,7 @@ from veridict.loadtests.load.generator import Target, send_open_loop
 from veridict.loadtests.load.outcomes import Request, reconcile
 from veridict.loadtests.load.payloads import Sample
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 #: More than the server's queue and its running batches hold.
 BURST = 200

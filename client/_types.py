@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from veridict.forensics.arrays import Pixels
 from veridict.forensics.contract import Verdict
 
 from ._errors import InputError, ProtocolError, VeridictError
@@ -18,7 +18,7 @@ from ._errors import InputError, ProtocolError, VeridictError
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 
 #: Encoded bytes, a path, a PIL image, or an array uint8 [H, W, 3] (RGB) or [H, W] (grey).
-ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str] | npt.NDArray[np.uint8] | Any
+ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str] | Pixels | Any
 
 
 @dataclass(frozen=True)

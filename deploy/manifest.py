@@ -48,8 +48,8 @@ class RepositoryError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Network:
-    """Who a network is.
+class NetworkIdentity:
+    """The identity of a network.
 
     ``weights``: sha256 over its weights, "" where only the graph holds them. ``weight_files``: where they lie (see
     :meth:`Manifest.path`). ``graphs``: the served file per profile. ``outputs``: dimensions per output tensor, without
@@ -72,7 +72,7 @@ class Manifest:
 
     folder: Path
     files: Mapping[str, str]
-    networks: Mapping[str, Network]
+    networks: Mapping[str, NetworkIdentity]
     source: dict[str, Any]
 
     def path(self, name: str) -> Path:
@@ -208,7 +208,7 @@ def read_manifest(repository: Path) -> Manifest:
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema {document['schema']!r}, not {SCHEMA!r}")
         networks = {
-            str(name): Network(
+            str(name): NetworkIdentity(
                 str(entry["weights"]),
                 tuple(entry["weight_files"]),
                 dict(entry["graphs"]),

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from veridict.forensics.arrays import AnyArray, Float32Array
 
 
 @cache
@@ -112,14 +113,14 @@ class Network:
         # Twice as many rows as streams, so that every stream runs at least one, whichever takes which request.
         self(np.zeros((2 * self.streams, *sides), self._dtype))
 
-    def __call__(self, rows: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float32], ...]:
+    def __call__(self, rows: AnyArray) -> tuple[Float32Array, ...]:
         """Return the rows [N, ...] float32 of every output, in the graph's order, for input rows [N, ...] with N > 0.
 
         Raises:
             RuntimeError: the rows do not have the graph's shape.
         """
         rows = np.ascontiguousarray(rows, dtype=self._dtype)
-        results: list[list[npt.NDArray[np.float32]]] = [[] for _ in range(self._outputs)]
+        results: list[list[Float32Array]] = [[] for _ in range(self._outputs)]
         with self._lock:
             for row in range(len(rows) + self.streams):
                 request = self._requests[row % self.streams]

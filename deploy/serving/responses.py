@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from veridict.forensics.allocation import keep_freed_memory
+from veridict.forensics.arrays import AnyArray
 from veridict.forensics.errors import ImageError
 from veridict.forensics.signature import Tensor
 
@@ -42,13 +42,13 @@ def version_folder(args: dict[str, str]) -> Path:
     return Path(args["model_repository"]) / args["model_version"]
 
 
-def read(request: Any, tensor: Tensor) -> npt.NDArray[Any]:
+def read(request: Any, tensor: Tensor) -> AnyArray:
     """Return a request's input as an array with its batch dimension."""
-    array: npt.NDArray[Any] = pb_utils.get_input_tensor_by_name(request, tensor.name).as_numpy()
+    array: AnyArray = pb_utils.get_input_tensor_by_name(request, tensor.name).as_numpy()
     return array
 
 
-def write(tensor: Tensor, values: Sequence[Any] | npt.NDArray[Any]) -> Any:
+def write(tensor: Tensor, values: Sequence[Any] | AnyArray) -> Any:
     """Return an output tensor; strings and documents become BYTES [N, 1]."""
     if tensor.dtype == "STRING":
         encoded = [v if isinstance(v, bytes) else v.encode() for v in values]

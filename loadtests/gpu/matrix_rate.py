@@ -12,16 +12,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
 from veridict.export.convert.engine_run import Device, LoadedEngine
 from veridict.export.convert.engines import Engine, EngineSettings, build_engine
 from veridict.forensics import signature as sig
+from veridict.forensics.arrays import AnyArray
 
 #: Rows and columns of both matrices: a product has 1.1 TFLOP and takes 0.4 GB in half precision.
 SIDE = 8192
@@ -112,7 +111,7 @@ def build_product(precision: str, folder: Path, settings: EngineSettings, side: 
     return path, build_engine(graph, model, (side,), exact, path)
 
 
-def operand(precision: str, side: int, seed: int) -> npt.NDArray[Any]:
+def operand(precision: str, side: int, seed: int) -> AnyArray:
     """Return a random matrix [side, side]: fp16 values, or for fp8 the bytes (uint8) of finite E4M3 values."""
     rng = np.random.default_rng(seed)
     if precision == "fp16":

@@ -94,7 +94,7 @@ class TestAnotherBackbone:
     def test_its_matrix_products_become_fp8(self, exported, faces, tmp_path):
         pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
         source, target = exported[0] / "clip_image/1/model.onnx", tmp_path / FP8_GRAPH
-        parities = quantise_fp8(source, source, sig.CLIP_IMAGE, faces, target)
+        parities = quantise_fp8(source, source, sig.CLIP_IMAGE, faces[:32], target)
         assert [p.precision for p in parities] == ["fp8", "fp8"]
         assert 0.99 <= min(p.lowest_cosine for p in parities) < 0.9999  # close, and really rounded
         settings = EngineSettings("tensorrt-rtx", target="sm89")

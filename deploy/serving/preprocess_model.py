@@ -150,6 +150,8 @@ class TritonPythonModel:
         self.executor.close()
         self.networks.close()
         self.metrics.close()
+        # A metric that outlives the objects of the stub crashes the process at its end.
+        del self.metrics, self.families
         self.limiter.close()
 
 

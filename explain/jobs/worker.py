@@ -60,6 +60,7 @@ class Worker:
         self._limiter, self._grace, self._restart_redis = limiter, grace, restart_redis
         self._stopping = threading.Event()
         self._current: tuple[Delivery, Cancellation] | None = None
+        self._lease = threading.Lock()
         self._last_turn = time.monotonic()
         webhook = queue.settings.webhook
         self._sender = WebhookSender(queue, webhook) if webhook else None
@@ -147,6 +148,8 @@ class Worker:
                 failure = self._answer(job, cancellation)
                 if failure is not None:
                     span.set_status(Status(StatusCode.ERROR, failure.code))
+            with self._lease:  # no renewal may follow the return of a job, or the next worker would wait for the lease
+                self._current = None
             self._settle(job, delivery, failure, cancellation, time.perf_counter() - started)
         finally:
             self._current = None
@@ -220,7 +223,11 @@ class Worker:
                 continue
             delivery, cancellation = current
             try:
-                if not self.queue.by_name[delivery.stream].renew(delivery.id) and self._current is current:
+                with self._lease:
+                    if self._current is not current:
+                        continue
+                    renewed = self.queue.by_name[delivery.stream].renew(delivery.id)
+                if not renewed:
                     LOG.warning("another worker took job %s over", delivery.fields.get("job", "")[:12])
                     cancellation.cancel()
             except redis.RedisError:

@@ -19,7 +19,7 @@ from veridict.forensics import signature as sig
 
 from .conftest import leave_old_files, run_network
 
-pytestmark = [pytest.mark.export, pytest.mark.slow]
+pytestmark = [pytest.mark.export, pytest.mark.slow, pytest.mark.no_cover]
 
 
 @dataclass(frozen=True)

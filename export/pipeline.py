@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from veridict.deploy.manifest import FACE_FINDER, read_manifest
+from veridict.deploy.manifest import FACE_FINDER, Manifest, read_manifest
 from veridict.deploy.repository import check_repository, load_judgement
 from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
@@ -28,13 +28,12 @@ from veridict.forensics.preprocess import prepare
 Run = Callable[[AnyArray], tuple[Float32Array, ...]]
 
 
-def load_networks(repository: Path, threads: int) -> dict[str, Run]:
+def load_networks(manifest: Manifest, threads: int) -> dict[str, Run]:
     """Return the networks of a verdict as the CPU profile serves them, by model name.
 
     Raises:
-        RepositoryError: the manifest is missing or malformed.
+        RepositoryError: the manifest names no graph for the CPU profile.
     """
-    manifest = read_manifest(repository)
     names = (sig.CLIP_IMAGE.name, sig.FACE_CNN.name)
     return {name: Network(manifest.graph(name, "cpu"), threads) for name in names}
 
@@ -60,8 +59,8 @@ class InProcessDetector:
         ``threads`` threads.
         """
         keep_freed_memory()
-        self._networks = networks or load_networks(repository, threads)
         manifest = read_manifest(repository)
+        self._networks = networks or load_networks(manifest, threads)
         #: Changes with every network that an observation depends on.
         self.identity = "-".join(
             manifest.version(name, "cpu") for name in (sig.CLIP_IMAGE.name, sig.FACE_CNN.name, FACE_FINDER)

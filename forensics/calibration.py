@@ -10,7 +10,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Float64Array
-from .signals import FORENSIC, ROWS, TERMS
+from .signals import FORENSIC, ROWS, TERMS, check_table
 from .token_head import TokenHead, load_token_head
 
 SCHEMA = "veridict-calibration/3"
@@ -149,8 +149,7 @@ def load_calibration(path: Path) -> Calibration:
 
     Raises:
         ValueError: a file is malformed, the head is not the one that the file was fitted with, or the file does not
-        match
-            the table of signals.
+            match the table of signals.
     """
     data = path.read_bytes()
     try:
@@ -197,11 +196,8 @@ def _load_head(path: Path, expected: str | None) -> tuple[TokenHead | None, str]
     return load_token_head(path), digest
 
 
-_TERM_FIELDS = {"weight", "center", "scale", "weight_below", "offset"}
-
-
 def _term(document: dict[str, Any]) -> Term:
-    if unknown := set(document) - _TERM_FIELDS:
+    if unknown := set(document) - {field.name for field in fields(Term)}:
         raise ValueError(f"a term has the unknown entry {sorted(unknown)[0]!r}")
     below = document.get("weight_below")
     weight, center, scale = (float(document[name]) for name in ("weight", "center", "scale"))
@@ -219,6 +215,7 @@ def check_calibration(calibration: Calibration) -> None:
     Raises:
         ValueError: an entry is missing, unknown or out of range; the message names it.
     """
+    check_table()
     if differing := set(FORENSIC) ^ set(calibration.percentiles):
         name = sorted(differing)[0]
         why = "no percentiles of the signal" if name in FORENSIC else "percentiles of an unknown signal:"

@@ -18,8 +18,13 @@ import pytest
 from veridict.deploy.manifest import default_repository, file_sha256, update_manifest
 from veridict.explain.jobs.client import ExplanationClient
 from veridict.explain.jobs.embedded_redis import EmbeddedRedis
+from veridict.explain.jobs.queue import JobQueue
 from veridict.explain.jobs.settings import QueueSettings
+from veridict.explain.jobs.store import Store
+from veridict.explain.jobs.telemetry import Metrics
+from veridict.explain.jobs.worker import Worker
 from veridict.explain.methods import METHODS
+from veridict.explain.models import Models
 from veridict.export.bundled import FACE_WEIGHTS
 
 HERE = Path(__file__).parent
@@ -130,6 +135,28 @@ def client(settings) -> Iterator[ExplanationClient]:
 def images(encode, cat) -> list[bytes]:
     """Distinct small PNG files."""
     return [encode(cat[i : i + 80, i : i + 96], "PNG") for i in range(40)]
+
+
+#: A valid secret of webhooks.
+SECRET = "whsec_" + "c2VjcmV0" * 4
+
+
+@pytest.fixture
+def worker(settings, client):
+    queue = JobQueue(settings, settings.redis_url, "worker-a")
+    worker = Worker(queue, Store(settings.store), Models(), Metrics(queue))
+    queue.register_worker(worker.models.versions)
+    yield worker
+    queue.close()
+
+
+def work(worker):
+    """Handle every job that can be taken now; return the job ids in order."""
+    seen = []
+    while (delivery := worker.queue.take()) is not None:
+        seen.append(delivery.fields.get("job"))
+        worker.handle(delivery)
+    return seen
 
 
 @pytest.fixture(scope="session")

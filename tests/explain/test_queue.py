@@ -14,32 +14,11 @@ from veridict.explain.jobs import worker as worker_module
 from veridict.explain.jobs.job import job_id
 from veridict.explain.jobs.queue import JobQueue
 from veridict.explain.jobs.settings import QueueSettings
-from veridict.explain.jobs.store import Store
-from veridict.explain.jobs.telemetry import Metrics
-from veridict.explain.jobs.worker import Worker
 from veridict.explain.methods import run_method
 from veridict.explain.models import Models
 from veridict.explain.subject import read_subject
 
-SECRET = "whsec_" + "c2VjcmV0" * 4
-
-
-@pytest.fixture
-def worker(settings, client):
-    queue = JobQueue(settings, settings.redis_url, "worker-a")
-    worker = Worker(queue, Store(settings.store), Models(), Metrics(queue))
-    queue.register_worker(worker.models.versions)
-    yield worker
-    queue.close()
-
-
-def work(worker):
-    """Handle every job that can be taken now; return the job ids in order."""
-    seen = []
-    while (delivery := worker.queue.take()) is not None:
-        seen.append(delivery.fields.get("job"))
-        worker.handle(delivery)
-    return seen
+from .conftest import work
 
 
 def test_live_goes_before_batch_and_each_in_order(client, worker, images):

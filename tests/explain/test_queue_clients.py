@@ -12,32 +12,9 @@ from veridict.deploy.command import main
 from veridict.explain.errors import ExplainError
 from veridict.explain.jobs.client import AsyncExplanationClient, ExplanationClient
 from veridict.explain.jobs.job import Job
-from veridict.explain.jobs.queue import JobQueue
 from veridict.explain.jobs.settings import QueueSettings, Webhook
-from veridict.explain.jobs.store import Store
-from veridict.explain.jobs.telemetry import Metrics
-from veridict.explain.jobs.worker import Worker
-from veridict.explain.models import Models
 
-SECRET = "whsec_" + "c2VjcmV0" * 4
-
-
-@pytest.fixture
-def worker(settings, client):
-    queue = JobQueue(settings, settings.redis_url, "worker-a")
-    worker = Worker(queue, Store(settings.store), Models(), Metrics(queue))
-    queue.register_worker(worker.models.versions)
-    yield worker
-    queue.close()
-
-
-def work(worker):
-    """Handle every job that can be taken now; return the job ids in order."""
-    seen = []
-    while (delivery := worker.queue.take()) is not None:
-        seen.append(delivery.fields.get("job"))
-        worker.handle(delivery)
-    return seen
+from .conftest import SECRET, work
 
 
 @pytest.mark.parametrize(

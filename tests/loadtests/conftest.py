@@ -1,13 +1,17 @@
-"""A pretended GPU, and ONNX graphs made by hand."""
+"""A pretended GPU, ONNX graphs made by hand, and a pipeline whose figures are made up."""
 
 import ctypes
+import time
 import types
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from veridict.export.convert import engine_run
+from veridict.loadtests.bench.pipelines import Pipeline
+from veridict.loadtests.closed_loop import Block
 
 
 class HostDevice:
@@ -120,3 +124,30 @@ def graph_of(nodes, inputs, outputs, stored=()):
     weights = [numpy_helper.from_array(np.zeros(d, np.float32), n) for n, d in dict(stored).items()]
     body = helper.make_graph(nodes, "test", given, made, weights)
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+
+
+def block(rate=10.0, latencies=(1.0, 2.0, 3.0), seconds=2.0, server=1.0, generator=0.5, rejected=0, memory=None):
+    return Block(latencies, round(rate * seconds), rejected, seconds, generator, server, memory)
+
+
+class Fake(Pipeline):
+    """A pipeline that answers at once and records its events."""
+
+    def __init__(self, name="fake", serial=False):
+        super().__init__(name, None)
+        self.serial, self.events = serial, []
+
+    @contextmanager
+    def connect(self, data, batch=1):
+        def call():
+            self.events.append("call")
+            time.sleep(0.002)
+            return batch
+
+        yield call
+
+    def pause(self):
+        self.events.append("pause")
+
+    def resume(self):
+        self.events.append("resume")

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import time
-from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -13,38 +11,13 @@ from veridict.loadtests import sample_images, tables
 from veridict.loadtests.bench import cli as bench
 from veridict.loadtests.bench import forensics_cost, networks, serving, stages
 from veridict.loadtests.bench.peers import FASTAPI_ONNX, PEERS, TEXTBOOK, TEXTBOOK_NLM
-from veridict.loadtests.bench.pipelines import InProcessPipeline, Pipeline, TritonPipeline
+from veridict.loadtests.bench.pipelines import InProcessPipeline, TritonPipeline
 from veridict.loadtests.bench.report import Report
 from veridict.loadtests.closed_loop import Block
 from veridict.loadtests.interleaved import Case, measure_interleaved
 from veridict.loadtests.machine import Memory, installed_versions
 
-
-def block(rate=10.0, latencies=(1.0, 2.0, 3.0), seconds=2.0, server=1.0, generator=0.5, rejected=0, memory=None):
-    return Block(latencies, round(rate * seconds), rejected, seconds, generator, server, memory)
-
-
-class Fake(Pipeline):
-    """A pipeline that answers at once and records its events."""
-
-    def __init__(self, name="fake", serial=False):
-        super().__init__(name, None)
-        self.serial, self.events = serial, []
-
-    @contextmanager
-    def connect(self, data, batch=1):
-        def call():
-            self.events.append("call")
-            time.sleep(0.002)
-            return batch
-
-        yield call
-
-    def pause(self):
-        self.events.append("pause")
-
-    def resume(self):
-        self.events.append("resume")
+from .conftest import Fake, block
 
 
 def parse(table):

@@ -10,36 +10,8 @@ import pytest
 from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import find_faces
 from veridict.loadtests import sample_images
-from veridict.loadtests.bench.pipelines import Pipeline
-from veridict.loadtests.closed_loop import Block, RejectedError, run_closed_loop
+from veridict.loadtests.closed_loop import RejectedError, run_closed_loop
 from veridict.loadtests.machine import ProcessTree, busy_seconds
-
-
-def block(rate=10.0, latencies=(1.0, 2.0, 3.0), seconds=2.0, server=1.0, generator=0.5, rejected=0, memory=None):
-    return Block(latencies, round(rate * seconds), rejected, seconds, generator, server, memory)
-
-
-class Fake(Pipeline):
-    """A pipeline that answers at once and records its events."""
-
-    def __init__(self, name="fake", serial=False):
-        super().__init__(name, None)
-        self.serial, self.events = serial, []
-
-    @contextmanager
-    def connect(self, data, batch=1):
-        def call():
-            self.events.append("call")
-            time.sleep(0.002)
-            return batch
-
-        yield call
-
-    def pause(self):
-        self.events.append("pause")
-
-    def resume(self):
-        self.events.append("resume")
 
 
 @pytest.mark.parametrize("size", sample_images.SIZES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veridict.deploy.command import main
-from veridict.deploy.manifest import default_repository
+from veridict.deploy.manifest import default_repository, read_manifest
 from veridict.export.datasets import find_folders, read_categorised
 from veridict.export.evaluate.summary import Judged, summarise
 from veridict.export.pipeline import InProcessDetector, load_networks
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.datasets, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def networks():
     """The served networks, loaded once."""
-    return load_networks(default_repository(), 2)
+    return load_networks(read_manifest(default_repository()), 2)
 
 
 def test_face_scores_rank_held_out_fakes_above_real_faces(datasets, networks):

@@ -4,73 +4,115 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .arrays import Pixels
+from .colour import ToSrgb, cmyk_to_srgb, profile_of_code_points, profile_of_gamma, to_srgb
+from .containers import Header, describe_unknown, format_of
 from .errors import ImageError
-from .pixels import Luma, Region, cut, to_luma, upright
+from .exif import read_orientation
+from .jpeg_header import JpegHeader, count_scans, read_jpeg, walk_scans, without_metadata
+from .pixels import Luma, Region, as_stored, cut, to_luma, upright
+from .png_chunks import PngHeader, read_png
 from .resize import to_preview
+from .webp_chunks import WebpHeader, read_webp
 
 # Our own limit is far below the one at which Pillow warns, so the warning would only repeat our error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_ORIENTATION_TAG = 274
 #: Longest side (pixels) from which on decoding repeats chroma instead of interpolating it, in a tenth less time.
 #: The value is twice ``PREVIEW_SIDE``: such an image is halved before its colours are read.
 _PLAIN_CHROMA = 1920
-_SIGNATURES = {b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"<svg": "SVG", b"<?xml": "SVG or XML"}
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused before pixels are touched."""
+    """What is refused before pixels are touched.
+
+    ``max_scans`` and ``max_scan_pixels`` (scans x pixels) bound the work of a JPEG with many scans: each scan can make
+    the decoder pass over the whole image, at 1 ns per pixel, for a few bytes of file.
+    """
 
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_frames: int = 256
+    max_scans: int = 500
+    max_scan_pixels: int = 1_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """One decoded image: the facts of its file, and its upright RGB pixels uint8 [H, W, 3]."""
+    """One decoded image: the facts of its file, and its pixels.
+
+    ``coded``: the upright RGB pixels uint8 [H, W, 3] in the colour space of the file. ``convert`` takes them to sRGB;
+    None: they are sRGB. ``orientation`` (EXIF, 1 to 8) says how they were turned.
+    """
 
     format: str
     bytes: int
     sha256: str
     frames: int
-    pixels: Pixels
+    coded: Pixels
+    orientation: int = 1
+    convert: ToSrgb | None = None
 
     @property
     def width(self) -> int:
         """Width of the upright image in pixels."""
-        return self.pixels.shape[1]
+        return self.coded.shape[1]
 
     @property
     def height(self) -> int:
         """Height of the upright image in pixels."""
-        return self.pixels.shape[0]
+        return self.coded.shape[0]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The upright sRGB pixels uint8 [H, W, 3], as a viewer shows them."""
+        return self.to_srgb(self.coded)
 
     @cached_property
     def preview(self) -> Pixels:
-        """The pixels uint8 [h, w, 3], halved while the longest side keeps at least 960 pixels."""
-        return to_preview(self.pixels)
+        """The sRGB pixels uint8 [h, w, 3], halved while the longest side keeps at least 960 pixels.
 
-    def luma(self, region: Region) -> Luma:
-        """Return the luma [H, W] uint8 of a region."""
-        return to_luma(cut(self.pixels, region))
+        Colours are converted after halving: large images would take seconds otherwise.
+        """
+        return self.to_srgb(to_preview(self.coded))
+
+    def to_srgb(self, coded: Pixels) -> Pixels:
+        """Return a part or a smaller copy of :attr:`coded` in sRGB."""
+        return coded if self.convert is None else self.convert(coded)
+
+    @property
+    def stored(self) -> Pixels:
+        """A view of the pixels [H, W, 3] as the file stores them, before turning and before colour conversion.
+
+        A JPEG's 8x8 blocks begin at the corner of this array.
+        """
+        return as_stored(self.coded, self.orientation)
+
+    def stored_luma(self, region: Region) -> Luma:
+        """Return the luma [H, W] uint8 of a region of :attr:`stored`."""
+        return to_luma(cut(self.stored, region))
 
 
 def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
-    """Decode a JPEG, PNG or WebP file to upright RGB pixels.
+    """Decode a JPEG, PNG or WebP file to the pixels that a viewer shows.
 
-    Byte, pixel and frame limits are checked in the header first. EXIF orientation is applied. Transparent images are
-    composited on white. CMYK and 16-bit files are converted. An animation gives its first frame.
+    Limits are checked in the header first. EXIF orientation is applied. Embedded colour profiles are converted to sRGB.
+    Transparent images are composited on white. CMYK and 16-bit files are converted. An animation gives its first shown
+    frame. Metadata that are damaged or too large are ignored.
 
     Raises:
         ImageError: the file is refused; its code names the cause.
@@ -79,57 +121,133 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
         raise ImageError("image.empty")
     if len(data) > limits.max_bytes:
         raise ImageError("image.too_large", f"{len(data)} bytes, limit {limits.max_bytes}")
-    image = _open(data)
-    width, height = image.size
+    name = format_of(data)
+    if not name:
+        raise ImageError("image.unsupported_format", describe_unknown(data))
+    if name == "PNG" and zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big"):
+        # A sound header that declares too many pixels is refused for that, whatever follows it.
+        width, height = struct.unpack_from(">II", data, 16)
+        _check_pixels(width, height, limits)
+    header = _READERS[name](data)
+    _check(header, limits)
+    convert = to_srgb(_profile(header), header.channels)
+    if isinstance(header, JpegHeader):
+        _check_scans(data, header, limits)
+        pixels = _decode_jpeg(data, header)
+    else:
+        pixels, convert = _decode_layers(header, convert)
+    orientation = read_orientation(header.exif)
+    coded = upright(pixels, orientation)
+    return DecodedImage(name, len(data), hashlib.sha256(data).hexdigest(), header.frames, coded, orientation, convert)
+
+
+_READERS = {"JPEG": read_jpeg, "PNG": read_png, "WEBP": read_webp}
+
+
+def _check(header: Header, limits: Limits) -> None:
+    width, height = header.width, header.height
     if width < 1 or height < 1:
         raise ImageError("image.corrupt", f"{width}x{height} pixels")
+    _check_pixels(width, height, limits)
+    if header.frames > limits.max_frames:
+        raise ImageError("image.too_many_frames", f"{header.frames} frames, limit {limits.max_frames}")
+
+
+def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise ImageError("image.too_many_pixels", f"{width}x{height}, limit {limits.max_pixels} pixels")
-    # Phones write MPO (a JPEG with further images appended) for depth maps and bursts. It is handled as a JPEG.
-    name = "JPEG" if image.format == "MPO" else str(image.format)
-    frames = 1 if name == "JPEG" else int(getattr(image, "n_frames", 1))
-    if frames > limits.max_frames:
-        raise ImageError("image.too_many_frames", f"{frames} frames, limit {limits.max_frames}")
-    pixels = upright(_pixels(image, data, name), _orientation(image))
-    return DecodedImage(name, len(data), hashlib.sha256(data).hexdigest(), frames, pixels)
 
 
-def _open(data: bytes) -> Image.Image:
+def _check_scans(data: bytes, header: JpegHeader, limits: Limits) -> None:
+    pixels = header.width * header.height
+    most = min(limits.max_scans, max(1, limits.max_scan_pixels // pixels))
+    if count_scans(data, header, most) > most:
+        raise ImageError("image.too_many_scans", f"limit {most} for {header.width}x{header.height}")
+
+
+def _profile(header: Header) -> bytes:
+    """Return the ICC profile of the file, or one for what a PNG says in other chunks."""
+    if isinstance(header, PngHeader) and header.channels == 3:
+        if header.code_points is not None:
+            return profile_of_code_points(*header.code_points)
+        if not header.profile and header.gamma and header.chromaticities:  # browsers need both
+            return profile_of_gamma(header.gamma, header.chromaticities)
+    return header.profile
+
+
+def _decode_jpeg(data: bytes, header: JpegHeader) -> Pixels:
+    pixels = _decode_turbo(data, header) if header.channels < 4 else None
+    if pixels is not None:
+        return pixels
+    # simplejpeg stops at any warning. The cause may be metadata, or only the end marker may be missing.
+    scans = walk_scans(data, header, len(data))
+    plain = without_metadata(data, header, scans.ended)
+    if not scans.ended and not scans.complete:
+        raise ImageError("image.truncated")
+    pixels = _decode_turbo(plain, header)
+    if header.channels < 4 and pixels is not None:
+        return pixels
+    if pixels is None and not scans.ended:
+        raise ImageError("image.truncated")
+    # Pillow decides whether the file is really damaged, and converts CMYK.
+    image = _load(plain, "JPEG", header)
+    with _pillow_errors():
+        converted = cmyk_to_srgb(image, header.profile) if image.mode == "CMYK" else None
+        return _to_rgb(converted or image)
+
+
+def _decode_turbo(data: bytes, header: JpegHeader) -> Pixels | None:
+    """Return the pixels [H, W, channels] (RGB for grey), or None where simplejpeg raises an error or a warning."""
     try:
-        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-    except Image.DecompressionBombError:
-        raise ImageError("image.too_many_pixels") from None
-    except UnidentifiedImageError:
-        raise _refusal(data) from None
-    except Exception:  # codecs raise many types on damaged headers; callers expect only ImageError
-        raise ImageError("image.corrupt") from None
+        if simplejpeg.decode_jpeg_header(data)[:2] != (header.height, header.width):
+            return None
+        space = "CMYK" if header.channels == 4 else "RGB"
+        repeated = max(header.width, header.height) >= _PLAIN_CHROMA
+        pixels = simplejpeg.decode_jpeg(data, colorspace=space, fastdct=False, fastupsample=repeated)
+    except ValueError:
+        return None
+    return np.asarray(pixels, dtype=np.uint8)
 
 
-def _refusal(data: bytes) -> ImageError:
-    head = data[:64].lstrip()
-    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return ImageError("image.corrupt", "the header cannot be read")
-    if head[4:8] == b"ftyp":
-        return ImageError("image.unsupported_format", "this is HEIC, AVIF or a video")
-    found = next((name for magic, name in _SIGNATURES.items() if head.startswith(magic)), None)
-    return ImageError("image.unsupported_format", f"this is {found}" if found else "this is no known image format")
+def _decode_layers(header: Header, convert: ToSrgb | None) -> tuple[Pixels, ToSrgb | None]:
+    """Return the pixels of a PNG or WebP, and the conversion that is left to do."""
+    assert isinstance(header, PngHeader | WebpHeader)
+    image = _load(header.pixels, "PNG" if isinstance(header, PngHeader) else "WEBP", header)
+    with _pillow_errors():
+        if convert is not None and _is_transparent(image):
+            # Colours are converted before transparent parts become white.
+            layer = image.convert("RGBA")
+            image = Image.fromarray(convert(np.asarray(layer.convert("RGB"), dtype=np.uint8)))
+            image.putalpha(layer.getchannel("A"))
+            convert = None
+        pixels = _to_rgb(image)
+    if isinstance(header, PngHeader) and pixels.shape[:2] != (header.height, header.width):
+        canvas = np.full((header.height, header.width, 3), 255, np.uint8)
+        cut(canvas, (header.left, header.top, pixels.shape[1], pixels.shape[0]))[:] = pixels
+        pixels = canvas
+    return pixels, convert
 
 
-def _pixels(image: Image.Image, data: bytes, name: str) -> Pixels:
-    if name == "JPEG" and image.mode in ("RGB", "L"):
-        try:
-            plain = max(image.size) >= _PLAIN_CHROMA
-            return np.asarray(
-                simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=plain), dtype=np.uint8
-            )
-        except ValueError:
-            pass  # simplejpeg stops at any warning. Pillow decides whether the file is really damaged.
-    try:
+def _load(data: bytes, form: str, header: Header) -> Image.Image:
+    """Return the image, decoded by Pillow."""
+    with _pillow_errors():
+        image = Image.open(io.BytesIO(data), formats=(form,))
+        if image.width > header.width or image.height > header.height:
+            raise ImageError("image.corrupt", "the sizes in the header contradict each other")
         image.load()
-        return _to_rgb(image)
+    return image
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
+    """Turn what Pillow raises on damaged files into an :class:`ImageError`; codecs raise many types."""
+    try:
+        yield
+    except ImageError:
+        raise
     except OSError as error:
         raise ImageError("image.truncated" if "truncated" in str(error) else "image.corrupt") from None
-    except Exception:  # see _open
+    except Exception:
         raise ImageError("image.corrupt") from None
 
 
@@ -137,15 +255,12 @@ def _to_rgb(image: Image.Image) -> Pixels:
     if image.mode.startswith("I"):  # 16-bit grey: convert() would clip at 255 instead of scaling
         grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _is_transparent(image):
         layer = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(background, layer)
     return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # an image with readable pixels is accepted whatever its EXIF data
-        return 1
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in _TRANSPARENT_MODES or "transparency" in image.info

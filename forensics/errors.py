@@ -8,6 +8,7 @@ CODES = {
     "image.too_large": "the file is larger than the limit",
     "image.too_many_pixels": "the image has more pixels than the limit",
     "image.too_many_frames": "the animation has more frames than the limit",
+    "image.too_many_scans": "the JPEG has more scans than the limit for its size",
     "image.unsupported_format": "the format is not accepted; send JPEG, PNG or WebP",
     "image.truncated": "the file ends before the image does",
     "image.corrupt": "the file is damaged and cannot be decoded",

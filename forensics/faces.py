@@ -110,7 +110,7 @@ def crop_region(width: int, height: int, box: Box) -> Box:
 def crop_faces(image: DecodedImage, boxes: Sequence[Box]) -> list[Pixels]:
     """Return a crop [224, 224, 3] uint8 per box: the box widened around its centre, square, inside the image."""
     regions = [crop_region(image.width, image.height, box) for box in boxes]
-    return [resize_view(cut(image.pixels, region), FACE_SIZE) for region in regions]
+    return [image.to_srgb(resize_view(cut(image.coded, region), FACE_SIZE)) for region in regions]
 
 
 def clip_view(pixels: Pixels) -> Pixels:

@@ -54,10 +54,11 @@ def measure_error_level(image: DecodedImage) -> Measurement:
         return Measurement(None, f"a {image.format} file carries no JPEG compression history")
     if min(image.width, image.height) < MIN_SIDE:
         return Measurement(None, f"the shortest side is below {MIN_SIDE} pixels")
-    # The window starts on the 8x8 grid of the file's JPEG blocks.
-    left, top = (max(0, (side - ELA_WINDOW) // 2) // 8 * 8 for side in (image.width, image.height))
-    window = (left, top, min(ELA_WINDOW, image.width), min(ELA_WINDOW, image.height))
-    return Measurement(cv2.mean(error_level_map(image.luma(window)))[0])
+    # The stored pixels are measured: turning by EXIF orientation would move the 8x8 grid of the file's JPEG blocks.
+    height, width = image.stored.shape[:2]
+    left, top = (max(0, (side - ELA_WINDOW) // 2) // 8 * 8 for side in (width, height))
+    window = (left, top, min(ELA_WINDOW, width), min(ELA_WINDOW, height))
+    return Measurement(cv2.mean(error_level_map(image.stored_luma(window)))[0])
 
 
 def measure_blur(working: Luma) -> Measurement:

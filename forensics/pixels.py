@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from .arrays import Pixels
 
@@ -11,6 +14,8 @@ from .arrays import Pixels
 Luma = Pixels
 #: Left, top, width and height in pixels.
 Region = tuple[int, int, int, int]
+#: The element type of pixels or of values per pixel.
+Element = TypeVar("Element", bound=np.generic)
 
 # What each EXIF orientation (Exif 2.32, tag 274) requires of the stored image. The steps are applied in this order.
 _TURNED = (5, 6, 7, 8)
@@ -29,12 +34,21 @@ def to_luma(pixels: Pixels) -> Luma:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return stored pixels [H, W, C] the way up that their EXIF orientation (1 to 8) asks for."""
+def upright(pixels: npt.NDArray[Element], orientation: int) -> npt.NDArray[Element]:
+    """Return stored pixels or values per pixel [H, W, ...] the way up that their EXIF orientation (1 to 8) asks for."""
     if orientation in _TURNED:
-        pixels = pixels.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in _MIRRORED:
         pixels = pixels[:, ::-1]
     if orientation in _FLIPPED:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def as_stored(pixels: Pixels, orientation: int) -> Pixels:
+    """Return a view of upright pixels [H, W, ...] as they are stored: the inverse of :func:`upright`."""
+    if orientation in _FLIPPED:
+        pixels = pixels[::-1]
+    if orientation in _MIRRORED:
+        pixels = pixels[:, ::-1]
+    return pixels.swapaxes(0, 1) if orientation in _TURNED else pixels

@@ -64,5 +64,7 @@ FUSION = Model("fusion", PREPROCESS.outputs, (VERDICT, FAKE_PROBABILITY), 32)
 MODELS = {m.name: m for m in (DETECTOR, PREPROCESS, CLIP_IMAGE, CLIP_TEXT, FACE_CNN, FACE_CNN_EXPLAIN, FUSION)}
 #: Models that are a TensorRT engine in the GPU profile and an ONNX graph in the CPU profile.
 ENGINES = ("clip_image", "clip_text", "face_cnn")
+#: Request id of a health check: ``preprocess`` refuses an image without bytes under it at once, and does not count it.
+HEALTH_CHECK = "veridict-health-check"
 #: Triton's request priorities (1 is served first) where verdicts and explanations share a queue.
 VERDICT_PRIORITY, EXPLANATION_PRIORITY = 1, 2

@@ -10,7 +10,7 @@ import numpy as np
 from veridict.forensics.arrays import Float32Array
 from veridict.forensics.decode import DecodedImage
 from veridict.forensics.measure import ELA_QUALITY, error_level_map
-from veridict.forensics.pixels import to_luma
+from veridict.forensics.pixels import to_luma, upright
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..errors import ExplainError
@@ -23,9 +23,12 @@ WINDOW = 8
 
 
 def error_levels(image: DecodedImage) -> Float32Array:
-    """Return the error levels [H, W] >= 0 in grey levels, averaged over 8 x 8 pixels. The file must be a JPEG."""
-    levels = error_level_map(to_luma(image.pixels)).astype(np.float32)
-    return np.asarray(cv2.blur(levels, (WINDOW, WINDOW)), dtype=np.float32)
+    """Return the error levels [H, W] >= 0 in grey levels, averaged over 8 x 8 pixels. The file must be a JPEG.
+
+    The levels are measured on the stored pixels, where the file's JPEG blocks lie, and turned upright afterwards.
+    """
+    levels = error_level_map(to_luma(image.stored)).astype(np.float32)
+    return upright(np.asarray(cv2.blur(levels, (WINDOW, WINDOW)), dtype=np.float32), image.orientation)
 
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:

@@ -129,7 +129,7 @@ def test_chroma_is_repeated_only_in_images_that_are_halved_before_their_colours_
 def test_the_luma_of_a_region_is_that_of_its_pixels(encode, cat):
     image = decode_image(encode(cat))
     expected = cv2.cvtColor(image.pixels, cv2.COLOR_RGB2GRAY)[24:80, 16:100]
-    assert np.array_equal(image.luma((16, 24, 84, 56)), expected)
+    assert np.array_equal(image.stored_luma((16, 24, 84, 56)), expected)
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

@@ -26,6 +26,7 @@ from ._errors import (
 )
 from ._sync import DetectorClient
 from ._types import Answer, ImageInput, Result, Transport
+from .balancer import ReplicaState
 
 __all__ = [
     "Answer",
@@ -45,6 +46,7 @@ __all__ = [
     "ModelVersions",
     "OverloadedError",
     "ProtocolError",
+    "ReplicaState",
     "Result",
     "ServerError",
     "Signal",

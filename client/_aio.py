@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
-
-import tritonclient.grpc.aio as triton_aio
-from tritonclient.utils import InferenceServerException
 
 from veridict.forensics.contract import Verdict
 
 from ._attempts import Attempts
+from ._cluster_aio import AsyncCluster
 from ._config import ClientConfig
 from ._errors import VeridictError
-from ._triton import LINGER, no_time_left, read_answer, request_arguments, to_error
-from ._types import Answer, ImageInput, Result, encode_input, parse_answer
-from .throttle import Throttle
+from ._types import ImageInput, Request, Result, encode_input, parse_answer
+from .balancer import ReplicaState
+from .tracing import request_span
 
 
 class AsyncDetectorClient:
@@ -29,13 +28,11 @@ class AsyncDetectorClient:
     ...     verdict = await client.detect(data)
     """
 
-    def __init__(self, url: str = "", *, config: ClientConfig | None = None) -> None:
-        """Take a ``host:port``, or a whole :class:`ClientConfig`."""
+    def __init__(self, url: str | Sequence[str] = "", *, config: ClientConfig | None = None) -> None:
+        """Take a url as :class:`ClientConfig` describes it, or a whole one."""
         base = config or ClientConfig()
-        self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
-        self._client: Any = triton_aio.InferenceServerClient(**self.config.channel_arguments())
-        self._in_flight: set[asyncio.Task[Any]] = set()
-        self._throttle = Throttle(self.config.throttle)
+        self.config = replace(base, url=url) if url else base
+        self._cluster = AsyncCluster(self.config)
 
     async def detect(
         self,
@@ -46,35 +43,19 @@ class AsyncDetectorClient:
         trace_context: Mapping[str, str] | None = None,
     ) -> Verdict:
         """Return the verdict on one image; arguments and errors as :meth:`DetectorClient.detect`."""
-        data = await asyncio.to_thread(encode_input, image)
         request_id = request_id or uuid.uuid4().hex
-        attempts = Attempts(self.config, deadline, request_id)
+        attempts = Attempts(self.config, deadline, request_id)  # the deadline includes the conversion
+        data = await asyncio.to_thread(encode_input, image)
+        with request_span(request_id, trace_context) as headers:
+            return await self._ask(Request(data, request_id, headers), attempts)
+
+    async def _ask(self, request: Request, attempts: Attempts) -> Verdict:
         for left in attempts:
             try:
-                with self._throttle.asking(request_id):
-                    answer = await self._infer(data, request_id, left, dict(trace_context or {}))
-                return parse_answer(answer, request_id)
+                return parse_answer(await self._cluster.infer(request, attempts, left), request.request_id)
             except VeridictError as error:
-                await asyncio.sleep(attempts.pause_after(error))
+                await asyncio.sleep(attempts.pause_after(error, self._cluster.elsewhere(attempts)))
         raise attempts.failure()
-
-    async def _infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        """Send one image; the call outlives its deadline and a cancelled caller until it ends by itself."""
-        arguments = request_arguments(self.config, data, request_id, timeout, headers)
-        call: asyncio.Task[Any] = asyncio.create_task(self._client.infer(**arguments))
-        self._in_flight.add(call)
-        call.add_done_callback(self._ended)
-        if not (await asyncio.wait({call}, timeout=timeout))[0]:
-            raise no_time_left(request_id)
-        try:
-            return read_answer(call.result(), request_id)
-        except InferenceServerException as error:
-            raise to_error(error, request_id) from error
-
-    def _ended(self, call: asyncio.Task[Any]) -> None:
-        self._in_flight.discard(call)
-        if not call.cancelled():
-            call.exception()  # retrieved, so that asyncio does not report it as never retrieved
 
     async def detect_many(
         self, images: Iterable[ImageInput], *, concurrency: int | None = None, deadline: float | None = None
@@ -103,21 +84,16 @@ class AsyncDetectorClient:
                 task.cancel()
 
     async def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers, and the detector and all models that it calls are loaded."""
-        try:
-            # Triton does not know which networks a step of the ensemble calls, so ask for all models of the server.
-            return bool(
-                await self._client.is_server_ready(client_timeout=timeout)
-                and await self._client.is_model_ready(self.config.model, client_timeout=timeout)
-            )
-        except InferenceServerException:
-            return False
+        """Return whether at least one server answers, and its detector and all models that it calls are loaded."""
+        return await self._cluster.ready(timeout)
+
+    def replicas(self) -> list[ReplicaState]:
+        """Return what the client knows of every replica, as :meth:`DetectorClient.replicas`."""
+        return self._cluster.states()
 
     async def close(self) -> None:
-        """Close the connection when the last calls have ended, or after two seconds."""
-        if self._in_flight:
-            await asyncio.wait(self._in_flight, timeout=LINGER)
-        await self._client.close()
+        """Close the connections when the last calls have ended, or after two seconds."""
+        await self._cluster.close()
 
     async def __aenter__(self) -> AsyncDetectorClient:
         """Return itself."""

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import re
 
+#: Messages of gRPC about calls that ended with their stream, under the status INTERNAL or UNKNOWN.
+_BROKEN = ("RST_STREAM", "Stream removed", "connection was closed")
 _CODE = re.compile(r"\[((?:image|server)\.[a-z_]+)\]\s*(.*)", re.DOTALL)
 
 
@@ -91,7 +93,7 @@ def from_status(status: str, message: str, request_id: str) -> VeridictError:
         return OverloadedError("the server is full", request_id=request_id)
     if code == DeadlineError.default_code or name == "DEADLINE_EXCEEDED" or "timeout expired" in message.lower():
         return DeadlineError("no answer before the deadline", request_id=request_id)
-    if name in ("UNAVAILABLE", "CANCELLED"):
+    if name in ("UNAVAILABLE", "CANCELLED") or any(broken in message for broken in _BROKEN):
         return UnavailableError(f"the server cannot be reached: {sentence}", request_id=request_id)
     if name in ("NOT_FOUND", "UNIMPLEMENTED", "INVALID_ARGUMENT"):
         return ProtocolError(f"the server does not serve this detector: {sentence}", request_id=request_id)
@@ -101,3 +103,12 @@ def from_status(status: str, message: str, request_id: str) -> VeridictError:
 def is_retryable(error: VeridictError) -> bool:
     """Return whether the same request may succeed later: nothing was judged, and nothing was wrong with the image."""
     return isinstance(error, UnavailableError | OverloadedError)
+
+
+def may_succeed_elsewhere(error: VeridictError) -> bool:
+    """Return whether another replica may answer the same request.
+
+    An internal error is retried there once: Triton 2.51 refuses the calls of the networks while it stops, which fails
+    the requests that ``preprocess`` still has.
+    """
+    return is_retryable(error) or isinstance(error, InternalError)

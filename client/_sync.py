@@ -5,36 +5,41 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from veridict.forensics.contract import Verdict
 
 from ._attempts import Attempts
+from ._cluster import Cluster
 from ._config import ClientConfig
 from ._errors import VeridictError
-from ._triton import TritonTransport
-from ._types import ImageInput, Result, Transport, encode_input, parse_answer
-from .throttle import Throttle
+from ._types import ImageInput, Request, Result, Transport, encode_input, parse_answer
+from .balancer import ReplicaState
+from .tracing import request_span
 
 
 class DetectorClient:
-    """Judges images on a Veridict server; a context manager, safe to share between threads.
+    """Judges images on one Veridict server or several replicas; a context manager, safe to share between threads.
 
     >>> with DetectorClient("127.0.0.1:8001") as client:  # doctest: +SKIP
     ...     print(client.detect("photo.jpg").verdict)
     """
 
     def __init__(
-        self, url: str = "", *, config: ClientConfig | None = None, transport: Transport | None = None
+        self,
+        url: str | Sequence[str] = "",
+        *,
+        config: ClientConfig | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        """Take a ``host:port``, or a whole :class:`ClientConfig`; ``transport`` replaces gRPC (for tests)."""
+        """Take a url as :class:`ClientConfig` describes it, or a whole one; ``transport`` replaces gRPC (for tests)."""
         base = config or ClientConfig()
-        self.config = ClientConfig(**{**vars(base), "url": url}) if url else base
-        self._transport = transport or TritonTransport(self.config)
-        self._throttle = Throttle(self.config.throttle)
+        self.config = replace(base, url=url) if url else base
+        self._cluster = Cluster(self.config, transport)
 
     def detect(
         self,
@@ -46,8 +51,8 @@ class DetectorClient:
     ) -> Verdict:
         """Return the verdict on one image: encoded bytes, a path, a PIL image or a uint8 RGB array.
 
-        ``deadline``: seconds over all attempts. ``trace_context``: ``traceparent`` and ``tracestate``, sent as gRPC
-        metadata.
+        ``deadline``: seconds from the call, over all attempts. ``trace_context``: ``traceparent`` and ``tracestate``,
+        sent as gRPC metadata.
 
         Raises:
             InputError: the input cannot be sent.
@@ -55,16 +60,18 @@ class DetectorClient:
             ServerError: no verdict, after the retries that make sense.
             ProtocolError: the server does not speak ``veridict/1``.
         """
-        data = encode_input(image)
         request_id = request_id or uuid.uuid4().hex
-        attempts = Attempts(self.config, deadline, request_id)
+        attempts = Attempts(self.config, deadline, request_id)  # the deadline includes the conversion
+        data = encode_input(image)
+        with request_span(request_id, trace_context) as headers:
+            return self._ask(Request(data, request_id, headers), attempts)
+
+    def _ask(self, request: Request, attempts: Attempts) -> Verdict:
         for left in attempts:
             try:
-                with self._throttle.asking(request_id):
-                    answer = self._transport.infer(data, request_id, left, dict(trace_context or {}))
-                return parse_answer(answer, request_id)
+                return parse_answer(self._cluster.infer(request, attempts, left), request.request_id)
             except VeridictError as error:
-                time.sleep(attempts.pause_after(error))
+                time.sleep(attempts.pause_after(error, self._cluster.elsewhere(attempts)))
         raise attempts.failure()
 
     def detect_many(
@@ -88,12 +95,22 @@ class DetectorClient:
             pool.shutdown(cancel_futures=True)  # after an early stop, requests that have not begun are dropped
 
     def ready(self, timeout: float = 2.0) -> bool:
-        """Return whether the server answers, and the detector and all models that it calls are loaded."""
-        return self._transport.ready(timeout)
+        """Return whether a server answers, and its detector and all models that it calls are loaded.
+
+        With several replicas: whether that holds for at least one.
+        """
+        return self._cluster.ready(timeout)
+
+    def replicas(self) -> list[ReplicaState]:
+        """Return what the client knows of every replica; nothing is sent.
+
+        With a DNS name the list is empty before the first request.
+        """
+        return self._cluster.states()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._transport.close()
+        """Close the connections."""
+        self._cluster.close()
 
     def __enter__(self) -> DetectorClient:
         """Return itself."""

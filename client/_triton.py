@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import time
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -10,36 +11,38 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from veridict.forensics.signature import IMAGE, VERDICT
+from veridict.forensics.signature import HEALTH_CHECK, IMAGE, VERDICT
 
 from ._config import ClientConfig
-from ._errors import DeadlineError, ProtocolError, VeridictError, from_status
-from ._types import Answer
+from ._errors import DeadlineError, InvalidImageError, OverloadedError, ProtocolError, VeridictError, from_status
+from ._types import Answer, Outcome, Request
+from .addresses import Endpoint
+from .connections import Connections
 
 #: Seconds that gRPC waits for an answer after the caller's deadline, and seconds that closing waits for such answers.
 #: A call is never cancelled: a cancellation that reaches the server in the middle of its ensemble crashes Triton 2.51
 #: in one of fifty cases (fault 3 of docs/triton-2.51-faults.md).
 _LATE, LINGER = 10.0, 2.0
+#: A request that costs no inference: a detector that works refuses it at once.
+HEALTH_REQUEST = Request(b"", HEALTH_CHECK, {})
 
 
-def request_arguments(
-    config: ClientConfig, data: bytes, request_id: str, timeout: float, headers: dict[str, str]
-) -> dict[str, Any]:
+def request_arguments(config: ClientConfig, request: Request, timeout: float) -> dict[str, Any]:
     """Return the keyword arguments of one ``infer`` call.
 
     The server refuses a request that still waits a twentieth of the time before the deadline; gRPC itself waits for
     longer than the caller, who watches the deadline and leaves a late call to end by itself.
     """
     tensor = triton.InferInput(IMAGE.name, [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[data]], dtype=np.object_))
+    tensor.set_data_from_numpy(np.array([[request.data]], dtype=np.object_))
     return {
         "model_name": config.model,
         "inputs": [tensor],
         "outputs": [triton.InferRequestedOutput(VERDICT.name)],
-        "request_id": request_id,
+        "request_id": request.request_id,
         "client_timeout": timeout + _LATE,
         "timeout": max(1, int(timeout * 0.95e6)),
-        "headers": headers or None,
+        "headers": request.headers or None,
     }
 
 
@@ -55,6 +58,23 @@ def read_answer(result: Any, request_id: str) -> Answer:
     return Answer(bytes(output.ravel()[0]))
 
 
+def read_outcome(result: Any, error: InferenceServerException | None, request_id: str) -> Outcome:
+    """Return the answer of a call, or its typed error."""
+    try:
+        return read_answer(result, request_id) if error is None else to_error(error, request_id)
+    except ProtocolError as unreadable:
+        return unreadable
+
+
+def shows_readiness(outcome: Outcome) -> bool:
+    """Return whether this outcome of :data:`HEALTH_REQUEST` comes from a detector that works.
+
+    Triton's own readiness does not say that: it stays ready when the process of a Python model died. A detector that
+    is full works.
+    """
+    return isinstance(outcome, Answer | InvalidImageError | OverloadedError)
+
+
 def no_time_left(request_id: str) -> DeadlineError:
     """Return the error of a call whose caller stops waiting."""
     return DeadlineError("no answer before the deadline", request_id=request_id)
@@ -66,58 +86,57 @@ def to_error(error: InferenceServerException, request_id: str) -> VeridictError:
 
 
 class TritonTransport:
-    """The default transport of :class:`DetectorClient`; one channel, safe to use from several threads."""
+    """The blocking transport to one replica; safe to use from several threads."""
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(self, config: ClientConfig, endpoint: Endpoint) -> None:
         """Open a channel; nothing is sent yet."""
         self._config = config
-        self._client = triton.InferenceServerClient(**config.channel_arguments())
-        self._in_flight = 0
-        self._changed = threading.Condition()
+        self._connections = Connections[Any](
+            lambda: triton.InferenceServerClient(**config.replica_arguments(endpoint)), config.connection_age
+        )
 
-    def infer(self, data: bytes, request_id: str, timeout: float, headers: dict[str, str]) -> Answer:
-        """Send one image; after ``timeout`` seconds the caller gets an error, and the call ends by itself."""
-        answered: SimpleQueue[tuple[Any, InferenceServerException | None]] = SimpleQueue()
+    def begin(self, request: Request, timeout: float, done: Callable[[Outcome], None]) -> None:
+        """Send one image; ``done`` gets the outcome when the call has ended, which may be after the deadline."""
+        channel = self._connections.take()
 
         def ended(result: Any, error: InferenceServerException | None) -> None:
-            answered.put((result, error))
-            self._count(-1)
+            self._connections.give_back(channel)
+            done(read_outcome(result, error, request.request_id))
 
-        self._count(1)
         try:
-            self._client.async_infer(
-                callback=ended, **request_arguments(self._config, data, request_id, timeout, headers)
-            )
+            channel.async_infer(callback=ended, **request_arguments(self._config, request, timeout))
         except InferenceServerException as error:
-            self._count(-1)
-            raise to_error(error, request_id) from error
-        try:
-            result, failure = answered.get(timeout=timeout)
-        except Empty:
-            raise no_time_left(request_id) from None
-        if failure is not None:
-            raise to_error(failure, request_id) from failure
-        return read_answer(result, request_id)
-
-    def _count(self, change: int) -> None:
-        with self._changed:
-            self._in_flight += change
-            if not self._in_flight:
-                self._changed.notify_all()
+            ended(None, error)
 
     def ready(self, timeout: float) -> bool:
-        """Return whether the detector is ready, and all that it calls."""
+        """Return whether the detector answers, and all that it calls is ready."""
+        ends = time.monotonic() + timeout
+        channel = self._connections.take()
         try:
             # Triton does not know which networks a step of the ensemble calls, so ask for all models of the server.
-            return bool(
-                self._client.is_server_ready(client_timeout=timeout)
-                and self._client.is_model_ready(self._config.model, client_timeout=timeout)
-            )
-        except InferenceServerException:
+            if not (
+                channel.is_server_ready(client_timeout=timeout)
+                and channel.is_model_ready(self._config.model, client_timeout=timeout)
+            ):
+                return False
+        except (InferenceServerException, ValueError):  # ValueError: the channel was closed meanwhile
+            return False
+        finally:
+            self._connections.give_back(channel)
+        answered: SimpleQueue[Outcome] = SimpleQueue()
+        left = max(0.1, ends - time.monotonic())
+        self.begin(HEALTH_REQUEST, left, answered.put)  # not cancelled when late, as every call
+        try:
+            return shows_readiness(answered.get(timeout=left))
+        except Empty:
             return False
 
+    def close_retired(self) -> None:
+        """Close replaced channels with no call in flight."""
+        for channel in self._connections.retired():
+            channel.close()
+
     def close(self) -> None:
-        """Close the channel when the last calls have ended, or after two seconds."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._in_flight, LINGER)
-        self._client.close()
+        """Close the channels when the last calls have ended, or after two seconds."""
+        for channel in self._connections.wait(LINGER):
+            channel.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from veridict.forensics.contract import Verdict
 
 from ._errors import InputError, ProtocolError, VeridictError
 
-_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
-
 #: Encoded bytes, a path, a PIL image, or an array uint8 [H, W, 3] (RGB) or [H, W] (grey).
 ImageInput = bytes | bytearray | memoryview | str | os.PathLike[str] | Pixels | Any
 
@@ -26,6 +23,19 @@ class Answer:
     """What a transport brings back: the verdict document as it came."""
 
     document: bytes
+
+
+#: How one call ended.
+Outcome = Answer | VeridictError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to judge, as it is sent: encoded bytes, the request's id, and gRPC metadata."""
+
+    data: bytes
+    request_id: str
+    headers: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -52,19 +62,22 @@ class Transport(Protocol):
 
 
 def encode_input(image: ImageInput) -> bytes:
-    """Return the encoded bytes to send; arrays and PIL images are sent as PNG, which loses nothing.
+    """Return the encoded bytes to send.
+
+    Files and unmodified PIL images of an accepted format are sent as they are. Arrays and other PIL images are sent as
+    PNG, which loses nothing.
 
     Raises:
-        InputError: the file cannot be read, or the type, dtype or shape is none of the accepted ones.
+        InputError: the file cannot be read, the PIL image cannot be encoded, or the type, dtype or shape is none of the
+            accepted ones.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | os.PathLike):
-        try:
-            return Path(image).read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read {os.fspath(image)}: {error.strerror}") from error
+        return _read_file(image)
     from PIL import Image
+
+    from ._images import encode_image
 
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
@@ -74,9 +87,16 @@ def encode_input(image: ImageInput) -> bytes:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise InputError(f"cannot send a {type(image).__name__}: pass bytes, a path, a PIL image or a uint8 array")
-    buffer = io.BytesIO()
-    (image if image.mode in _PNG_MODES else image.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode_image(image)
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:  # a NUL or a lone surrogate in the name, or a path of bytes
+        raise InputError(f"cannot read {os.fspath(path)!r}: {error}") from error
 
 
 def parse_answer(answer: Answer, request_id: str) -> Verdict:

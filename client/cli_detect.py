@@ -8,13 +8,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from veridict.deploy import option_types
+
 from ._config import ClientConfig
 from ._errors import ServerError
 from ._sync import DetectorClient
 from ._types import Result
 from .connection import add_connection_arguments, connection_or_exit
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp"}
+#: Files that macOS writes beside an image on foreign disks and in archives: metadata under the image's own suffix.
+_APPLE_DOUBLE = "._"
 _BAR_FROM = 20
 
 
@@ -24,9 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", metavar="PATH", help="image files, folders (searched through), or - for stdin"
     )
     parser.add_argument("--json", action="store_true", help="one JSON document per line instead of text")
-    parser.add_argument("--concurrency", type=int, default=ClientConfig.concurrency, help="requests in flight")
+    parser.add_argument(
+        "--concurrency", type=option_types.whole(1, 10000), default=ClientConfig.concurrency, help="requests in flight"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--deadline", type=float, default=ClientConfig.deadline, help="seconds for one image")
+    parser.add_argument(
+        "--deadline", type=option_types.seconds, default=ClientConfig.deadline, help="seconds for one image"
+    )
     add_connection_arguments(parser)
 
 
@@ -39,7 +47,7 @@ def find_images(paths: list[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         if path != "-" and Path(path).is_dir():
-            inside = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+            inside = sorted(str(p) for p in Path(path).rglob("*") if _is_image_name(p) and p.is_file())
             if not inside:
                 raise ValueError(f"no JPEG, PNG or WebP file in {path}")
             found += inside
@@ -50,6 +58,10 @@ def find_images(paths: list[str]) -> list[str]:
     if found.count("-") > 1:
         raise ValueError("standard input can be read once")
     return found
+
+
+def _is_image_name(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(_APPLE_DOUBLE)
 
 
 def _read(names: list[str]) -> Iterator[str | bytes]:
@@ -75,8 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     try:
         names = find_images(arguments.paths)
-        if arguments.concurrency < 1:
-            raise ValueError("--concurrency must be at least 1")
     except ValueError as error:
         print(f"veridict detect: {error}", file=sys.stderr)
         return 2

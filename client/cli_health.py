@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from veridict.deploy import option_types
+
 from ._sync import DetectorClient
 from .connection import add_connection_arguments, connection_or_exit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--deadline", type=float, default=5.0, help="seconds to wait for the answer")
+    parser.add_argument("--deadline", type=option_types.seconds, default=5.0, help="seconds to wait for the answer")
     add_connection_arguments(parser)
 
 

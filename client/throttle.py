@@ -12,8 +12,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ._errors import DeadlineError, OverloadedError, UnavailableError, VeridictError
 
@@ -43,21 +42,6 @@ class Throttle:
         self._lock = threading.Lock()
         self._sent = self._accepted = 0.0
         self._at = clock()
-
-    @contextmanager
-    def asking(self, request_id: str) -> Iterator[None]:
-        """Check, then count how the call inside the ``with`` ends.
-
-        Raises:
-            OverloadedError: as :meth:`check`; the call does not begin.
-        """
-        self.check(request_id)
-        try:
-            yield
-        except VeridictError as error:
-            self.count(error)
-            raise
-        self.count(None)
 
     def check(self, request_id: str) -> None:
         """Return if the request may be sent.

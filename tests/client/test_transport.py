@@ -83,6 +83,9 @@ def test_tls_and_request_arguments(failing_triton):
         with DetectorClient(config=config) as client, pytest.raises(InternalError):
             client.detect(b"x", request_id="id", deadline=1.5)
     (_, plain), (url, secured) = failing_triton.opened
+    options = dict(plain.pop("channel_args"))
+    assert secured.pop("channel_args") == list(options.items())
+    assert options["grpc.keepalive_time_ms"] == 20_000
     assert (url, plain) == ("host:1", {})
     assert secured == {"ssl": True, "root_certificates": "ca.pem", "private_key": "k.pem", "certificate_chain": "c.pem"}
     arguments = failing_triton.called[0]

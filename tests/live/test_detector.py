@@ -239,7 +239,7 @@ def test_verdicts_and_refusals_are_counted(triton, detector, encode, cat):
     for pattern in (
         r'veridict_verdicts_total\{[^}]*verdict="(real|deepfake)"[^}]*\} [1-9]',
         r'veridict_image_errors_total\{[^}]*code="image.unsupported_format"[^}]*\} [1-9]',
-        r'veridict_fake_probability_total\{[^}]*le="[^"]+"[^}]*\} [1-9]',
+        r'veridict_fake_probability_total\{[^}]*tenth="[^"]+"[^}]*\} [1-9]',
     ):
         assert re.search(pattern, text), pattern
 

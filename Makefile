@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo serve check test lint bench loadtest gpu-check clean
+.PHONY: demo serve check test lint bench loadtest gpu-check manifests-check clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -55,6 +55,14 @@ TENSORRT ?= tensorrt
 gpu-check: $(VENV)/.dev
 	if nvidia-smi -L >/dev/null 2>&1 && ! $(BIN)/python -c 'import tensorrt; tensorrt.Builder' >/dev/null 2>&1; then $(PIP) $(TENSORRT); fi
 	$(BIN)/veridict gpu-check
+
+# checkov has many pins of its own, so it gets an environment of its own. Also needs kubectl, which pip cannot install.
+build/checkov/bin/checkov:
+	$(PYTHON) -m venv build/checkov
+	build/checkov/bin/python -m pip --disable-pip-version-check install --quiet 'checkov>=3.2'
+
+manifests-check: $(VENV)/.dev build/checkov/bin/checkov
+	$(BIN)/python -m pytest tests/deploy/kubernetes
 
 clean:
 	rm -rf $(VENV) build

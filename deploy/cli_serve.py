@@ -6,9 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from . import option_types
 from .interrupts import interrupt_once
 from .launcher import LaunchError, ServerSettings, TritonServer
 from .manifest import RepositoryError, default_repository
+from .structured_log import format_triton_line, print_line
+from .supervisor import Supervisor
+from .tracing import add_telemetry_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,14 +20,58 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", type=Path, default=default_repository(), help="model repository to serve")
     parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="OpenVINO on CPUs, or TensorRT")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="0 picks a free port (default: %(default)s)")
-    parser.add_argument("--http-port", type=int, default=8000, help="health endpoint (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="Prometheus endpoint (default: %(default)s)")
-    parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds to wait for the models")
+    parser.add_argument(
+        "--grpc-port", type=option_types.port, default=8001, help="0 picks a free port (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--http-port", type=option_types.port, default=8000, help="health endpoint (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=option_types.port, default=8002, help="Prometheus endpoint (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ready-timeout", type=option_types.seconds, default=120.0, help="seconds to wait for the models"
+    )
+    parser.add_argument(
+        "--restart",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="start the server again when it ends by itself or a Python process of it dies; without it the command "
+        "then ends with status 1, for an orchestrator that restarts it",
+    )
+    parser.add_argument(
+        "--triton-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further option of tritonserver, such as grpc-max-connection-age=30000; may be given several times",
+    )
+    add_telemetry_arguments(parser)
+    parser.add_argument(
+        "--trace-rate",
+        type=option_types.whole(0, 1_000_000),
+        default=0,
+        help="with --otlp: trace one in this many requests that carry no traceparent header; those that carry one are "
+        "always traced; 0 traces no others (default: %(default)s)",
+    )
+
+
+def print_server_line(line: str, form: str) -> None:
+    """Print a line of tritonserver's log to standard error, as ``text`` or as ``json``."""
+    shown = format_triton_line(line) if form == "json" else line
+    if shown or form == "text":
+        print(shown, file=sys.stderr, flush=True)
+
+
+def announce(server: TritonServer) -> None:
+    """Print where a server that became ready listens."""
+    health = f"http://{server.settings.host}:{server.ports['http']}/v2/health/ready"
+    print(f"ready: gRPC {server.url}, health {health}", flush=True)
+    print(f"metrics {server.metrics_url}; stop with Ctrl-C", flush=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until interrupted (status 0) or until the server dies (status 1)."""
+    """Serve until interrupted (status 0), or until the server cannot be started or is not to be restarted (1)."""
     settings = ServerSettings(
         repository=arguments.repository,
         profile=arguments.profile,
@@ -32,21 +80,19 @@ def run(arguments: argparse.Namespace) -> int:
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         ready_timeout=arguments.ready_timeout,
+        otlp=arguments.otlp,
+        trace_rate=arguments.trace_rate,
+        options=tuple(f"--{option}" for option in arguments.triton_option),
     )
-    server = TritonServer(settings, log=lambda line: print(line, file=sys.stderr, flush=True))
+    supervisor = Supervisor(settings, lambda line: print_server_line(line, arguments.log_format), announce)
     try:
-        with interrupt_once(), server:
-            ports = server.ports
-            print(
-                f"ready: gRPC {server.url}, health http://{settings.host}:{ports['http']}/v2/health/ready", flush=True
-            )
-            print(f"metrics {server.metrics_url}; stop with Ctrl-C", flush=True)
-            status = server.wait()
-        print(f"veridict serve: tritonserver ended by itself with status {status}", file=sys.stderr)
+        with interrupt_once():
+            reason = supervisor.run(arguments.restart)
+        print_line(f"veridict serve: {reason}", arguments.log_format)
         return 1
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print_line("stopped", arguments.log_format, "INFO")
         return 0
-    except (LaunchError, RepositoryError) as error:
-        print(f"veridict serve: {error}", file=sys.stderr)
+    except (LaunchError, RepositoryError, ValueError) as error:
+        print_line(f"veridict serve: {error}", arguments.log_format)
         return 1

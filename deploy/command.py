@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -29,7 +30,26 @@ COMMANDS = {
     ),
     "evaluate": ("veridict.export.evaluate.cli", "measure a detector on labelled images"),
 }
+#: Subcommand -> the extras with everything that it may import; the client's commands need none.
+EXTRAS = {
+    "serve": "server",
+    "demo": "server,ui",
+    "explain": "explain",
+    "worker": "explain",
+    "jobs": "queue",
+    "bench": "server,ui,bench",
+    "loadtest": "server,ui,load",
+    "perf-analyzer": "server,ui",
+    "bench-explain": "server,ui,explain,load",
+    "gpu-check": "server,ui,export,load",
+    "export": "server,export",
+    "train": "server,train",
+    "calibrate": "server,export",
+    "evaluate": "server,ui,export",
+}
 USAGE_ERROR = 2
+#: With this environment variable an unexpected error is shown with its traceback.
+TRACEBACK = "VERIDICT_TRACEBACK"
 
 
 def build_parser(command: str = "") -> argparse.ArgumentParser:
@@ -49,6 +69,13 @@ def build_parser(command: str = "") -> argparse.ArgumentParser:
     return parser
 
 
+def missing_package(command: str, error: ImportError) -> str:
+    """Return the sentence for a package that a command lacks: which one, and which extras bring it."""
+    extras = EXTRAS.get(command)
+    hint = f"it needs: pip install 'veridict[{extras}]'" if extras else "the installation of veridict is incomplete"
+    return f"veridict {command}: {error}; {hint}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status: 0 done, 1 something failed, 2 usage."""
     arguments = sys.argv[1:] if argv is None else list(argv)
@@ -56,9 +83,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = build_parser(chosen)
     except ImportError as error:
-        print(f"veridict {chosen}: {error}; install the extra it belongs to (see the README)", file=sys.stderr)
+        print(missing_package(chosen, error), file=sys.stderr)
         return USAGE_ERROR
     parsed = parser.parse_args(arguments)
+    return run_command(parsed)
+
+
+def describe_error(error: Exception) -> str:
+    """Return one sentence for an unexpected error."""
+    if isinstance(error, OSError | ValueError) and str(error):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} ({TRACEBACK}=1 shows where)"
+
+
+def run_command(parsed: argparse.Namespace) -> int:
+    """Run the subcommand that was parsed and return its exit status; no error escapes as a traceback."""
     try:
         return int(importlib.import_module(COMMANDS[parsed.command][0]).run(parsed))
     except KeyboardInterrupt:
@@ -66,6 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader went away (``veridict detect ... | head``); there is nobody left to tell.
         sys.stdout = None
+        return 1
+    except ImportError as error:
+        print(missing_package(parsed.command, error), file=sys.stderr)
+        return 1
+    except Exception as error:  # what no command expects is still one sentence for people
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"veridict {parsed.command}: {describe_error(error)}", file=sys.stderr)
         return 1
 
 

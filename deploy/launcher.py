@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from .installation import Installation, LaunchError, environment, find_triton, private_backends
+from .leftovers import remove_leftovers, start_guard
+from .local_http import open_url
 from .manifest import default_repository
+from .ports import AddressError, free_ports
 from .repository import check_repository
+from .shared_memory import check_shared_memory
+from .stub_processes import StubWatch
+from .tracing import triton_arguments
 
+__all__ = ["Installation", "LaunchError", "ServerSettings", "TritonServer", "find_triton", "pick_ports"]
 
-class LaunchError(RuntimeError):
-    """The server could not be started or died; the message says why and what to do."""
+#: Seconds between two looks at the server's Python processes.
+_WATCH_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How to start one server. Ports: 0 picks a free one."""
+    """How to start one server. Ports: 0 picks a free one. ``otlp`` and ``trace_rate``: see :mod:`.tracing`.
+
+    ``options``: further options of tritonserver, such as ``--grpc-max-connection-age=30000``.
+    """
 
     repository: Path = field(default_factory=default_repository)
     profile: str = "cpu"
@@ -41,94 +46,22 @@ class ServerSettings:
     metrics_port: int = 8002
     ready_timeout: float = 120.0
     stop_timeout: float = 20.0
-
-
-@dataclass(frozen=True)
-class Installation:
-    """Where a tritonserver was found; ``bundled`` means inside the pip-installed wheel."""
-
-    binary: Path
-    bundled: Path | None
-
-
-def find_triton() -> Installation:
-    """Return tritonserver from PATH, or from the ``nvidia-pytriton`` wheel of this environment.
-
-    Raises:
-        LaunchError: neither is there.
-    """
-    on_path = shutil.which("tritonserver")
-    if on_path:
-        return Installation(Path(on_path), None)
-    spec = importlib.util.find_spec("pytriton")
-    if spec is not None and spec.origin is not None:
-        root = Path(spec.origin).parent / "tritonserver"
-        if (root / "bin" / "tritonserver").exists():
-            return Installation(root / "bin" / "tritonserver", root)
-    raise LaunchError("no tritonserver: put one on PATH, or install the embedded one: pip install 'veridict[server]'")
+    otlp: str = ""
+    trace_rate: int = 0
+    options: tuple[str, ...] = ()
 
 
 def pick_ports(settings: ServerSettings) -> dict[str, int]:
     """Return the ports by name, free ones in place of 0.
 
     Raises:
-        LaunchError: a port is taken or two are the same.
+        LaunchError: the address or a port cannot be used, or two ports are the same.
     """
     wanted = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
-    chosen = [port for port in wanted.values() if port]
-    if len(set(chosen)) != len(chosen):
-        raise LaunchError(f"a port is taken twice: gRPC, HTTP and metrics each need their own, not {wanted}")
-    sockets, ports = [], {}
     try:
-        for name, port in wanted.items():
-            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sockets.append(probe)
-            try:
-                probe.bind((settings.host, port))
-            except OSError as error:
-                raise LaunchError(
-                    f"the {name} port {port} on {settings.host} is taken ({error.strerror}): stop what listens there, "
-                    f"or choose another with --{name}-port (0 picks a free one)"
-                ) from error
-            ports[name] = probe.getsockname()[1]
-    finally:
-        for probe in sockets:
-            probe.close()
-    return ports
-
-
-def _private_backends(installation: Installation, folder: Path) -> Path:
-    """Link the python backend and the stub of this Python version into a backend folder of our own."""
-    assert installation.bundled is not None
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = installation.bundled / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.exists():
-        raise LaunchError(f"the installed Triton wheel has no python-backend stub for Python {version}")
-    target = folder / "backends" / "python"
-    target.mkdir(parents=True)
-    for path in (installation.bundled / "backends" / "python").iterdir():
-        (target / path.name).symlink_to(path)
-    link = target / stub.name
-    link.unlink(missing_ok=True)
-    link.symlink_to(stub)
-    return target.parent
-
-
-def _environment(installation: Installation) -> dict[str, str]:
-    """Return the child's environment: the stub embeds the ``python3`` that stands first on PATH."""
-    env = dict(os.environ)
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
-    if sys.prefix != sys.base_prefix:
-        env["VIRTUAL_ENV"] = sys.prefix
-    env.pop("PYTHONHOME", None)
-    if installation.bundled is not None:
-        libraries = [
-            sysconfig.get_config_var("LIBDIR") or "",
-            str(installation.bundled.parents[1] / "nvidia_pytriton.libs"),
-        ]
-        env["LD_LIBRARY_PATH"] = os.pathsep.join([*filter(None, libraries), env.get("LD_LIBRARY_PATH", "")]).rstrip(":")
-    return env
+        return free_ports(settings.host, wanted)
+    except AddressError as error:
+        raise LaunchError(str(error)) from error
 
 
 class TritonServer:
@@ -147,6 +80,11 @@ class TritonServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._folder: Path | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._watcher: threading.Thread | None = None
+        self._stopping = threading.Event()
+        #: Why the server was ended because it could no longer answer; "" while it can.
+        self.fault = ""
         self.ports: dict[str, int] = {}
 
     @property
@@ -186,11 +124,13 @@ class TritonServer:
             "--disable-auto-complete-config",
             # Its own prefix keeps two servers on one machine from taking each other's shared memory for leftovers.
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
+            *triton_arguments(settings.otlp, settings.trace_rate),
+            *settings.options,
         ]
         if settings.profile == "cpu":
             arguments += ["--model-config-name=cpu", "--allow-gpu-metrics=false"]
         if installation.bundled is not None:
-            arguments.append(f"--backend-directory={_private_backends(installation, folder)}")
+            arguments.append(f"--backend-directory={private_backends(installation, folder)}")
         return arguments
 
     def start(self) -> None:
@@ -198,11 +138,15 @@ class TritonServer:
         check_repository(self.settings.repository, self.settings.profile)
         installation = find_triton()
         self.ports = pick_ports(self.settings)
+        if warning := check_shared_memory(self.settings.repository, self.settings.profile):
+            self._say(warning)
+        self.fault = ""
+        self._stopping.clear()
         self._folder = Path(tempfile.mkdtemp(prefix="veridict-"))
         try:
             self._process = subprocess.Popen(
                 self.command(installation, self._folder),
-                env=_environment(installation),
+                env=environment(installation),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -210,20 +154,36 @@ class TritonServer:
                 errors="replace",
                 start_new_session=True,  # an interrupt at the terminal reaches us, and we stop it in order
             )
+            self._guard = start_guard(self._process.pid, self._shared_memory_prefix, self._folder)
             self._reader = threading.Thread(target=self._read_log, daemon=True)
             self._reader.start()
+            self._watcher = threading.Thread(target=self._watch_stubs, args=(self._process,), daemon=True)
+            self._watcher.start()
             self._wait_until_ready()
         except BaseException:
             self.stop()
             raise
 
+    def _say(self, line: str) -> None:
+        self._tail.append(line)
+        if self._log is not None:
+            self._log(line)
+
     def _read_log(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._tail.append(line.rstrip("\n"))
-            if self._log is not None:
-                self._log(line.rstrip("\n"))
+            self._say(line.rstrip("\n"))
+
+    def _watch_stubs(self, process: subprocess.Popen[str]) -> None:
+        """End a server of which a Python process died: it would fail every request and still say that it is ready."""
+        watch = StubWatch(process.pid)
+        while not self._stopping.wait(_WATCH_INTERVAL) and process.poll() is None:
+            if fault := watch.find_fault():
+                self.fault = fault
+                self._say(f"veridict: {fault}; the server is ended, since it cannot answer")
+                os.killpg(process.pid, signal.SIGKILL)
+                return
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.settings.ready_timeout
@@ -234,10 +194,9 @@ class TritonServer:
                 self._reader.join(timeout=5)
                 raise LaunchError("tritonserver ended before it was ready; its last lines:\n" + "\n".join(self._tail))
             try:
-                with urllib.request.urlopen(url, timeout=1) as response:
-                    if response.status == 200:
-                        return
-            except (urllib.error.URLError, OSError):
+                open_url(url, timeout=1).close()
+                return
+            except OSError:  # an HTTP error status too
                 pass
             time.sleep(0.1)
         raise LaunchError(f"tritonserver was not ready after {self.settings.ready_timeout:.0f} s")
@@ -253,6 +212,7 @@ class TritonServer:
 
     def stop(self) -> None:
         """Stop the server: requests in flight are finished, then its whole process group is gone; idempotent."""
+        self._stopping.set()
         if self._process is not None:
             if self.alive():
                 self._process.send_signal(signal.SIGTERM)
@@ -260,20 +220,18 @@ class TritonServer:
                     self._process.wait(self.settings.stop_timeout)
                 except subprocess.TimeoutExpired:
                     pass
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)  # stubs that outlived their server
-            except ProcessLookupError:
-                pass
+            remove_leftovers(self._process.pid, self._shared_memory_prefix)
             self._process.wait()
-            # A server that died, or that had to be killed, leaves its regions behind.
-            for pattern in (f"{self._shared_memory_prefix}*", f"veridict-slots-{self._process.pid}-*"):
-                for region in Path("/dev/shm").glob(pattern):  # noqa: S108 - shm_open's folder
-                    region.unlink(missing_ok=True)
-            if self._reader is not None:
-                self._reader.join(timeout=5)
+            for thread in (self._watcher, self._reader):
+                if thread is not None:
+                    thread.join(timeout=5)
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._process = None
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.wait()
+            self._guard = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

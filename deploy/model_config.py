@@ -36,3 +36,9 @@ def read_model_config(path: Path) -> ModelConfig:
         ValueError: it is no model configuration; the message gives file, line and column.
     """
     return parse_model_config(path.read_text(), path)
+
+
+def config_path(model: Path, profile: str) -> Path:
+    """Return the configuration file of a model folder that a profile loads; it may be missing."""
+    own = model / "configs" / f"{profile}.pbtxt"
+    return own if own.exists() else model / "config.pbtxt"

@@ -15,7 +15,7 @@ from veridict.forensics.policy import load_policy
 from veridict.forensics.signature import CLIP_IMAGE, EMBEDDING_OUT, ENGINES, FACE_CNN, INTERMEDIATES_OUT, MODELS
 
 from .manifest import ENGINE_FILES, FACE_FINDER, Manifest, RepositoryError, file_sha256, read_manifest, tracked_files
-from .model_config import read_model_config
+from .model_config import config_path, read_model_config
 
 if TYPE_CHECKING:
     from veridict.forensics.signature import Model
@@ -62,8 +62,7 @@ def configuration_problems(repository: Path, profile: str, manifest: Manifest) -
     left_over = (f for f in repository.iterdir() if f.is_dir() and f.name not in MODELS)
     problems = [f"{f.name} has no config.pbtxt: remove it" for f in left_over if not (f / "config.pbtxt").exists()]
     for name, model in MODELS.items():
-        own = repository / name / "configs" / f"{profile}.pbtxt"
-        path = own if own.exists() else repository / name / "config.pbtxt"
+        path = config_path(repository / name, profile)
         if not path.exists():
             problems.append(f"{name}/config.pbtxt is missing")
             continue

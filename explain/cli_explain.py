@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from veridict.client.connection import add_connection_arguments, read_connection
+from veridict.client.connection import add_connection_arguments, connection_or_exit
+from veridict.deploy import option_types
 
 from .attribution import Attribution, Budget
 from .errors import ExplainError
@@ -37,18 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("explanations"), help="output folder (default: %(default)s)"
     )
-    parser.add_argument("--face", type=int, help="which face, 0 is the largest (default: the most suspicious one)")
-    parser.add_argument("--steps", type=int, default=budget.steps, help="gradients for integrated gradients")
-    parser.add_argument("--samples", type=int, default=budget.samples, help="perturbed images for SHAP and LIME")
-    parser.add_argument("--seconds", type=float, default=budget.seconds, help="time limit per method")
+    parser.add_argument(
+        "--face",
+        type=option_types.whole(0, 10000),
+        help="which face, 0 is the largest (default: the most suspicious one)",
+    )
+    parser.add_argument(
+        "--steps", type=option_types.whole(8, 4096), default=budget.steps, help="gradients for integrated gradients"
+    )
+    parser.add_argument(
+        "--samples",
+        type=option_types.whole(20, 20000),
+        default=budget.samples,
+        help="perturbed images for SHAP and LIME",
+    )
+    parser.add_argument(
+        "--seconds", type=option_types.real(0.1, 3600.0), default=budget.seconds, help="time limit per method"
+    )
     add_connection_arguments(parser, "server for the verdict, SHAP and LIME")
-    parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
+    parser.add_argument("--threads", type=option_types.whole(1, 1024), help="torch threads (default: half the cores)")
     parser.add_argument(
         "--queue", action="store_true", help="submit to the queue of veridict worker, and wait for the results"
     )
     parser.add_argument("--no-wait", action="store_true", help="with --queue: print the job ids and return")
     parser.add_argument("--batch-priority", action="store_true", help="with --queue: run after all live jobs")
-    parser.add_argument("--timeout", type=float, default=300.0, help="with --queue: seconds to wait for one image")
+    parser.add_argument(
+        "--timeout", type=option_types.seconds, default=300.0, help="with --queue: seconds to wait for one image"
+    )
     add_queue_arguments(parser)
 
 
@@ -58,8 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
         names = [name.strip() for name in arguments.methods.split(",") if name.strip()]
         chosen = [method.name for method in get_methods(names or METHODS)]
         budget = Budget(arguments.steps, arguments.samples, arguments.seconds)
-        if arguments.face is not None and arguments.face < 0:
-            raise ExplainError("explain.bad_request", f"--face {arguments.face}")
         if arguments.no_wait and not arguments.queue:
             raise ExplainError("explain.bad_request", "--no-wait needs --queue")
         for path in arguments.images:
@@ -68,9 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
     except ExplainError as error:
         print(f"veridict explain: {error}", file=sys.stderr)
         return 2
+    server = connection_or_exit(arguments)
     try:
         explain = _run_queue if arguments.queue else _run_here
-        return explain(arguments, chosen, budget, asked=bool(names))
+        return explain(arguments, server, chosen, budget, asked=bool(names))
     except ImportError as error:
         print(f"veridict explain: {error}; it needs: pip install 'veridict[explain]'", file=sys.stderr)
     except (ExplainError, OSError, ValueError) as error:
@@ -140,20 +155,36 @@ def _report(path: Path, results: Results, report: Path, asked: bool) -> int:
     return failed
 
 
-def _folder(arguments: argparse.Namespace, path: Path) -> Path:
-    several = len(arguments.images) > 1
-    folder: Path = arguments.output / path.name if several else arguments.output
-    return folder
+def output_folders(paths: Sequence[Path], output: Path) -> list[Path]:
+    """Return a folder of its own for every image: ``output`` for one alone, else below it, named like the file.
+
+    Files of one name, compared without case as some file systems do, get numbers: ``a.jpg``, ``a.jpg-2``.
+    """
+    if len(paths) == 1:
+        return [output]
+    taken: set[str] = set()
+    folders = []
+    for path in paths:
+        name = path.name
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f"{path.name}-{number}"
+        taken.add(name.casefold())
+        folders.append(output / name)
+    return folders
 
 
-def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
+def _run_here(
+    arguments: argparse.Namespace, server: ClientConfig, names: list[str], budget: Budget, *, asked: bool
+) -> int:
     from .models import Models, set_threads
     from .subject import read_subject
 
     failed = 0
     set_threads(arguments.threads)
-    models = Models(server=read_connection(arguments), repository=queue_settings(arguments).repository)
-    for path in arguments.images:
+    models = Models(server=server, repository=queue_settings(arguments).repository)
+    for path, folder in zip(arguments.images, output_folders(arguments.images, arguments.output), strict=True):
         data = path.read_bytes()
         try:
             subject = read_subject(data, arguments.face, models.score_faces)
@@ -162,17 +193,19 @@ def _run_here(arguments: argparse.Namespace, names: list[str], budget: Budget, *
             failed += 1
             continue
         results = explain_image(subject, names, models, budget)
-        report = write_results(_folder(arguments, path), path.name, data, results, read_connection(arguments))
+        report = write_results(folder, path.name, data, results, server)
         failed += _report(path, results, report, asked)
     return 1 if failed else 0
 
 
-def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, *, asked: bool) -> int:
+def _run_queue(
+    arguments: argparse.Namespace, server: ClientConfig, names: list[str], budget: Budget, *, asked: bool
+) -> int:
     from .jobs.client import ExplanationClient
 
     failed = 0
     with ExplanationClient(queue_settings(arguments)) as client:
-        for path in arguments.images:
+        for path, folder in zip(arguments.images, output_folders(arguments.images, arguments.output), strict=True):
             submission = client.submit(
                 path,
                 names,
@@ -191,7 +224,7 @@ def _run_queue(arguments: argparse.Namespace, names: list[str], budget: Budget, 
                     results[name] = error
             data = path.read_bytes()
             try:
-                report = write_results(_folder(arguments, path), path.name, data, results, read_connection(arguments))
+                report = write_results(folder, path.name, data, results, server)
             except ExplainError as error:
                 print(f"{path}: {error}", file=sys.stderr)
                 failed += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from veridict.forensics.observation import Observation
 from ..repository import load_judgement
 from . import responses
 from .in_flight import SlotReturns
-from .metrics_buffer import MetricsBuffer
+from .verdict_metrics import VerdictMetrics
 
 
 class TritonPythonModel:
@@ -26,25 +25,7 @@ class TritonPythonModel:
         responses.set_up_process()
         repository = responses.version_folder(args).parent.parent
         self.judgement = load_judgement(repository, responses.parameter(args, "profile", "gpu"))
-        counter = pb_utils.MetricFamily.COUNTER
-        # A metric disappears with its family, so the families are kept.
-        verdicts, scores = self.families = [
-            pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=counter)
-            for name, text in (
-                ("verdicts_total", "Images judged"),
-                (
-                    "fake_probability_total",
-                    "Images by fake probability, in tenths (le = upper bound of the tenth)",
-                ),
-            )
-        ]
-        counters: dict[Hashable, Any] = {
-            (verdict, confidence): verdicts.Metric(labels={"verdict": verdict, "confidence": confidence})
-            for verdict in ("real", "deepfake")
-            for confidence in ("high", "low")
-        }
-        counters |= {i: scores.Metric(labels={"le": f"{(i + 1) / 10:.1f}"}) for i in range(10)}
-        self.metrics = MetricsBuffer(counters)
+        self.metrics = VerdictMetrics(pb_utils, self.judgement.bank.labels, self.judgement.models)
         self.slots = SlotReturns()
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -59,7 +40,7 @@ class TritonPythonModel:
             for data in responses.read(request, sig.OBSERVATION).ravel()
         ]
         for verdict in verdicts:
-            self.metrics.count((verdict.verdict, verdict.confidence), min(9, int(verdict.fake_probability * 10)))
+            self.metrics.count(verdict)
         probabilities = np.array([[verdict.fake_probability] for verdict in verdicts], np.float32)
         return pb_utils.InferenceResponse(
             [
@@ -71,5 +52,5 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Publish the last counts."""
         self.metrics.close()
-        # A metric that outlives the objects of the stub crashes the process at its end.
-        del self.metrics, self.families
+        # A metric that outlives the stub's own objects crashes the process at its end.
+        del self.metrics

@@ -31,6 +31,7 @@ class MetricsBuffer:
         self._metrics = dict(metrics)
         self._gauges = list(gauges)
         self._counts: Counter[Hashable] = Counter()
+        self._sums: dict[Hashable, float] = {}
         self._lock = threading.Lock()
         self._period = period
         self._stopped = threading.Event()
@@ -42,11 +43,18 @@ class MetricsBuffer:
         with self._lock:
             self._counts.update(keys)
 
+    def add(self, numbers: Mapping[Hashable, float]) -> None:
+        """Add a number to each key, such as seconds."""
+        with self._lock:
+            for key, number in numbers.items():
+                self._sums[key] = self._sums.get(key, 0.0) + number
+
     def publish(self) -> None:
         """Add the counts since the last publication to the metrics, and set the gauges."""
         with self._lock:
             counts, self._counts = self._counts, Counter()
-        for key, number in counts.items():
+            sums, self._sums = self._sums, {}
+        for key, number in (*counts.items(), *sums.items()):
             self._metrics[key].increment(number)
         for metric, read in self._gauges:
             metric.set(read())

@@ -37,7 +37,7 @@ class TritonPythonModel:
         try:
             results = self.network(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         except Exception as error:  # every request of the batch gets the error, and the process goes on
-            return [fail(self.model.name, error) for _ in requests]
+            return [fail(self.model.name, error, request.request_id()) for request in requests]
         bounds = np.cumsum([len(a) for a in arrays])[:-1]
         parts = zip(*(np.split(rows, bounds) for rows in results), strict=True)
         return [

@@ -44,16 +44,18 @@ class TritonPythonModel:
         self.queue_timeout = float(responses.parameter(args, "queue_timeout_seconds", "8"))
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         # A metric disappears with its family, so the families are kept.
-        errors, refused, flying = self.families = [
+        errors, refused, failed, flying = self.families = [
             pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
             for name, text, kind in (
                 ("image_errors_total", "Images refused, by code", counter),
                 ("requests_refused_total", "Requests refused, by reason", counter),
+                ("requests_failed_total", "Requests that failed unexpectedly in preprocess", counter),
                 ("images_under_way", "Images admitted and not yet judged", gauge),
             )
         ]
         counters: dict[Hashable, Any] = {code: errors.Metric(labels={"code": code}) for code in CODES}
         counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late")}
+        counters["failed"] = failed.Metric(labels={})
         level = flying.Metric(labels={"process": str(os.getpid())})
         self.metrics = MetricsBuffer(counters, gauges=[(level, lambda: self.limiter.in_use)])
         concurrent = int(responses.parameter(args, "concurrent_batches", "2"))
@@ -75,7 +77,7 @@ class TritonPythonModel:
             try:
                 refusal = self._admit(request, sender)
             except Exception as error:  # one bad request must not fail the others
-                refusal = responses.fail("preprocess", error)
+                refusal = self._fail(error, request.request_id())
             if refusal is not None:
                 _send(sender, refusal)
 
@@ -85,6 +87,8 @@ class TritonPythonModel:
             self.metrics.count("full")
             return responses.overloaded()
         images = list(responses.read(request, sig.IMAGE).ravel())
+        if request.request_id() == sig.HEALTH_CHECK and images == [b""]:  # answered before all work that waits
+            return responses.refuse(ImageError("image.empty"))
         if not images:
             return responses.refuse(ImageError("image.empty", "a request without an image"))
         # The rest of the client's own deadline in microseconds, 0 without one. After it nobody waits for the answer.
@@ -94,7 +98,7 @@ class TritonPythonModel:
             self.metrics.count("full")
             return responses.overloaded()
         begin_before = time.monotonic() + min(self.queue_timeout, deadline)
-        self.executor.submit(PendingRequest((sender, slots), images, begin_before))
+        self.executor.submit(PendingRequest((sender, slots, request.request_id()), images, begin_before))
         return None
 
     def _score_and_answer(self, batch: list[Request]) -> None:
@@ -102,7 +106,7 @@ class TritonPythonModel:
         try:
             answers = self._score(batch)
         except Exception as failure:  # whatever it is, the clients get an answer
-            answers = [responses.fail("preprocess", failure) for _ in batch]
+            answers = [self._fail(failure, request.key[2]) for request in batch]
         for request, answer in zip(batch, answers, strict=True):
             self._answer(request, answer)
 
@@ -134,13 +138,17 @@ class TritonPythonModel:
             self.metrics.count("late")
             return responses.deadline_exceeded()
         if not isinstance(error, ImageError):
-            return responses.fail("preprocess", error)
+            return self._fail(error, request.key[2])
         self.metrics.count(error.code)
         several = len(request.items) > 1
         return responses.refuse(ImageError(error.code, f"image {index} of the request") if several else error)
 
+    def _fail(self, error: Exception, request_id: str) -> Any:
+        self.metrics.count("failed")
+        return responses.fail("preprocess", error, request_id)
+
     def _answer(self, request: Request, answer: Any) -> None:
-        sender, slots = request.key
+        sender, slots, _ = request.key
         if answer.has_error():
             self.limiter.release(slots)
         _send(sender, answer)
@@ -150,7 +158,7 @@ class TritonPythonModel:
         self.executor.close()
         self.networks.close()
         self.metrics.close()
-        # A metric that outlives the objects of the stub crashes the process at its end.
+        # A metric that outlives the stub's own objects crashes the process at its end.
         del self.metrics, self.families
         self.limiter.close()
 

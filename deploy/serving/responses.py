@@ -16,9 +16,11 @@ from veridict.forensics.arrays import AnyArray
 from veridict.forensics.errors import ImageError
 from veridict.forensics.signature import Tensor
 
+from .server_watch import watch_server
+
 
 def set_up_process(threads: int = 1) -> None:
-    """Fix the OpenMP, BLAS and OpenCV thread counts of this process and keep its freed memory.
+    """Fix the OpenMP, BLAS and OpenCV thread counts of this process, keep its freed memory, and watch the server.
 
     Call before the libraries start their pools: a stub per model that each starts a pool per core oversubscribes the
     machine and collapses throughput.
@@ -29,6 +31,7 @@ def set_up_process(threads: int = 1) -> None:
     import cv2
 
     cv2.setNumThreads(threads)
+    watch_server()
 
 
 def parameter(args: dict[str, str], name: str, default: str) -> str:
@@ -79,9 +82,10 @@ def deadline_exceeded() -> Any:
     )
 
 
-def fail(what: str, error: Exception) -> Any:
+def fail(what: str, error: Exception, request_id: str) -> Any:
     """Log an unexpected failure and return an INTERNAL answer that leaks nothing of it."""
-    pb_utils.Logger.log_error(f"{what}: {type(error).__name__}: {error}")
+    # Triton marks its own lines of a request in the same way.
+    pb_utils.Logger.log_error(f"[request id: {request_id or '<id_unknown>'}] {what}: {type(error).__name__}: {error}")
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"[server.internal] {what} failed"))
 
 
@@ -94,5 +98,5 @@ def answer_each(requests: Sequence[Any], what: str, answer: Callable[[Any], Any]
         except ImageError as error:
             responses.append(refuse(error))
         except Exception as error:  # one bad request must not take the batch down with it
-            responses.append(fail(what, error))
+            responses.append(fail(what, error, request.request_id()))
     return responses

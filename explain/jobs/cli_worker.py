@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import uuid
@@ -11,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from veridict.client.connection import add_connection_arguments, read_connection
+from veridict.client.connection import add_connection_arguments, connection_or_exit
+from veridict.deploy import option_types
+from veridict.deploy.ports import AddressError, bind_problem, check_host
 from veridict.deploy.serving.scheduling import yield_cores
+from veridict.deploy.structured_log import print_line, set_up_logging
+from veridict.deploy.tracing import add_telemetry_arguments, set_up_tracing
 
 from ..errors import ExplainError
 from .duty_cycle import SHARE, DutyCycle, DutyCycleLimiter, VerdictCounter
@@ -51,52 +54,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_queue_arguments(parser)
     parser.add_argument(
         "--lease",
-        type=float,
+        type=option_types.real(0.5, 3600.0),
         default=QueueSettings.lease,
         help="seconds after which another worker takes the job of a dead worker",
     )
     parser.add_argument(
-        "--backoff", type=float, default=QueueSettings.backoff, help="seconds before the second try of a job"
+        "--backoff",
+        type=option_types.real(0.0, 3600.0),
+        default=QueueSettings.backoff,
+        help="seconds before the second try of a job",
     )
-    parser.add_argument("--grace", type=float, default=20.0, help="seconds a job may still run after SIGTERM")
-    parser.add_argument("--batch", type=int, default=8, help="crops per request to the server (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument(
-        "--nice", type=int, help="niceness to add; 0 for normal priority (default: run only on idle cores)"
+        "--grace", type=option_types.real(0.0, 3600.0), default=20.0, help="seconds a job may still run after SIGTERM"
+    )
+    parser.add_argument(
+        "--batch",
+        type=option_types.whole(1, 64),
+        default=8,
+        help="crops per request to the server (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=option_types.whole(1, 1024), default=1, help="torch threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--nice",
+        type=option_types.whole(0, 19),
+        help="niceness to add; 0 for normal priority (default: run only on idle cores)",
     )
     parser.add_argument(
         "--share",
-        type=float,
+        type=option_types.real(0.01, 1.0),
         default=SHARE,
         help="share of the time for which a job computes while the server at --url gives verdicts; the pauses do not "
         "count as the job's seconds; 1 never pauses (default: %(default)s)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address of metrics and health (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=9464, help="port of metrics and health; 0 picks a free one")
-
-
-def _check(arguments: argparse.Namespace) -> str:
-    """Return which number of the command line is out of range, or an empty string."""
-    ranges = {
-        "batch": (1, 64),
-        "threads": (1, 1024),
-        "grace": (0.0, 3600.0),
-        "port": (0, 65535),
-        "nice": (0, 19),
-        "share": (0.01, 1.0),
-    }
-    for name, (low, high) in ranges.items():
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            return f"--{name} must be {low:g}..{high:g}, not {value:g}"
-    return ""
+    parser.add_argument(
+        "--port", type=option_types.port, default=9464, help="port of metrics and health; 0 picks a free one"
+    )
+    add_telemetry_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Work until SIGTERM or Ctrl-C; return 0, 1 with the reason on standard error, or 2 on usage errors."""
-    if wrong := _check(arguments):
-        print(f"veridict worker: {wrong}", file=sys.stderr)
-        return 2
+    server = connection_or_exit(arguments)
     # As many threads per library as --threads, unless the environment says otherwise: more would slow verdicts down.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ.setdefault(name, str(arguments.threads))
@@ -110,14 +111,15 @@ def run(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         print(f"veridict worker: {error}; pip install 'veridict[explain]'", file=sys.stderr)
         return 1
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    set_up_logging(arguments.log_format)
     set_threads(arguments.threads)
     embedded: EmbeddedRedis | None = None
     # This thread starts before the worker lowers its priority, so the Redis that it starts keeps the normal priority:
     # clients wait for that Redis.
     starter = ThreadPoolExecutor(1)
     try:
-        server = read_connection(arguments)
+        check_host(arguments.host)
+        set_up_tracing("veridict-worker", arguments.otlp)
         settings = replace(queue_settings(arguments), lease=arguments.lease, backoff=arguments.backoff)
         if not settings.redis_url:
             embedded = EmbeddedRedis(settings.state / "redis")
@@ -136,11 +138,13 @@ def run(arguments: argparse.Namespace) -> int:
             grace=arguments.grace,
             restart_redis=(lambda: starter.submit(embedded.ensure).result()) if embedded else lambda: None,
         )
-        status = StatusServer(
-            arguments.host, arguments.port, metrics, {"live": worker.check_live, "ready": worker.check_ready}
-        )
+        health = {"live": worker.check_live, "ready": worker.check_ready}
+        try:
+            status = StatusServer(arguments.host, arguments.port, metrics, health)
+        except OSError as error:
+            raise AddressError(f"--port: {bind_problem(error, arguments.host, arguments.port)}") from error
     except (ExplainError, OSError, ValueError) as error:
-        print(f"veridict worker: {error}", file=sys.stderr)
+        print_line(f"veridict worker: {error}", arguments.log_format)
         if embedded is not None:
             embedded.stop()
         return 1
@@ -161,5 +165,5 @@ def run(arguments: argparse.Namespace) -> int:
             queue.close()
             if embedded is not None:
                 embedded.stop()
-        print("stopped", file=sys.stderr)
+        print_line("stopped", arguments.log_format, "INFO")
     return 0

@@ -69,6 +69,7 @@ class Store:
             raise ExplainError("explain.unknown_image", sha256[:80])
         data = self._read(f"images/{sha256}")
         if data is None:
+            self._check_root()
             raise ExplainError("explain.unknown_image", sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ExplainError("explain.store", f"the stored image {sha256[:12]} is damaged")
@@ -124,6 +125,16 @@ class Store:
         self._write("health", b"ok")
         if self._read("health") != b"ok":
             raise ExplainError("explain.store", "a written object reads back different")
+
+    def _check_root(self) -> None:
+        """Raise ``explain.store`` when the folder or bucket of the store does not exist."""
+        root = self._root if self._local else self._root.strip("/").partition("/")[0]
+        try:
+            exists = self._fs.exists(root)
+        except Exception as error:
+            raise _store_error(error) from error
+        if not exists:
+            raise ExplainError("explain.store", f"there is no {root}")
 
     @staticmethod
     def _folder(job: str) -> str:
@@ -186,4 +197,8 @@ def _write_durably(path: Path, data: bytes) -> None:
 
 
 def _store_error(error: Exception) -> ExplainError:
-    return error if isinstance(error, ExplainError) else ExplainError("explain.store", type(error).__name__)
+    if isinstance(error, ExplainError):
+        return error
+    # The names of files and buckets stay out of the message, which callers see.
+    reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return ExplainError("explain.store", f"{type(error).__name__}{reason}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,9 +16,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from ..errors import CODES
+from ..methods import METHODS
 from .queue import JobQueue
 
+LOG = logging.getLogger("veridict.explain")
 TRACER = trace.get_tracer("veridict.explain")
+#: How a delivery ends.
+OUTCOMES = ("done", "failed", "returned", "retried", "dead")
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
 
 
@@ -70,6 +77,27 @@ class Metrics:
         self.webhooks = Counter(
             "veridict_explain_webhooks", "Completions by delivery", ["outcome"], registry=self.registry
         )
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """Export every series from the start: ``rate()`` sees no increase in a series that begins at 1."""
+        for method in METHODS:
+            self.seconds.labels(method)
+            for outcome in OUTCOMES:
+                self.jobs.labels(method, outcome)
+        for code in CODES:
+            self.failures.labels(code)
+        for outcome in ("posted", "failed"):
+            self.webhooks.labels(outcome)
+
+
+class _LoggingServer(ThreadingHTTPServer):
+    """Logs a request that broke off as one record; the base class prints a traceback to standard error."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        LOG.warning("a request for metrics or health broke off: %r", sys.exception())
 
 
 class StatusServer:
@@ -99,8 +127,7 @@ class StatusServer:
             def log_message(self, format: str, *arguments: Any) -> None:
                 """Do not log probes and scrapes."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _LoggingServer((host, port), Handler)
         self.url = f"http://{host}:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()

@@ -35,6 +35,8 @@ from .webhook import WebhookSender
 LOG = logging.getLogger("veridict.explain")
 _POLL_INTERVAL = 0.1
 _STALLED_AFTER = 30.0
+#: Seconds between two checks of a store that works, and of one that does not.
+_STORE_CHECK, _STORE_RETRY = 30.0, 2.0
 
 
 class Worker:
@@ -62,6 +64,8 @@ class Worker:
         self._current: tuple[Delivery, Cancellation] | None = None
         self._lease = threading.Lock()
         self._last_turn = time.monotonic()
+        self._next_store_check = self._last_turn
+        self._store_fault = ""
         webhook = queue.settings.webhook
         self._sender = WebhookSender(queue, webhook) if webhook else None
 
@@ -97,6 +101,9 @@ class Worker:
                 if not registered:
                     self.queue.register_worker(self.models.versions)
                     registered = True
+                if not self._store_works():
+                    self._stopping.wait(_STORE_RETRY)
+                    continue
                 delivery = self.queue.take()
                 if delivery is None:
                     self._stopping.wait(_POLL_INTERVAL)
@@ -109,6 +116,27 @@ class Worker:
                 self._try_to_restart_redis()
         for thread in threads:
             thread.join(timeout=10)
+
+    def _store_works(self, now: bool = False) -> bool:
+        """Return whether the store can be used; checked ``now``, or when the last check is some time ago.
+
+        Without its store a worker takes no jobs: it could only fail them, until the queue has no more for the others.
+        """
+        if not now and time.monotonic() < self._next_store_check:
+            return True
+        try:
+            self.store.check()
+        except ExplainError as error:
+            self._next_store_check = 0.0
+            if self._store_fault != str(error):
+                LOG.warning("the store %s cannot be used, so no jobs are taken: %s", self.store.url, error)
+            self._store_fault = str(error)
+            return False
+        if self._store_fault:
+            LOG.warning("the store can be used again")
+        self._store_fault = ""
+        self._next_store_check = time.monotonic() + _STORE_CHECK
+        return True
 
     def _try_to_restart_redis(self) -> None:
         self._stopping.wait(1.0)
@@ -198,13 +226,19 @@ class Worker:
             # This worker stops, or another one took the job over: not the job's fault. The script checks who owns it.
             self._count(job.method, "returned", None)
             self.queue.release(delivery, None, 0.0, uncounted=True)
+        elif error.code == "explain.store" and not self._store_works(now=True):
+            # This worker has lost its store: not the job's fault either.
+            self._count(job.method, "returned", error)
+            self.queue.release(delivery, error, self.queue.settings.backoff, uncounted=True)
         elif delivery.count >= self.queue.settings.deliveries:
             self._count(job.method, "dead", error)
             self.queue.dead_letter(delivery, error)
         else:
             self._count(job.method, "retried", error)
             self.queue.release(delivery, error, backoff_seconds(self.queue.settings.backoff, delivery.count))
-        LOG.info("%s %s after %.2f s: %s", job.method, job.id[:12], seconds, error.code if error else "stored")
+        outcome = error.code if error else "stored"
+        context = {"job": job.id, "method": job.method}  # fields of a structured log
+        LOG.info("%s %s after %.2f s: %s", job.method, job.id[:12], seconds, outcome, extra=context)
 
     def _count(self, method: str, outcome: str, error: ExplainError | None) -> None:
         self.metrics.jobs.labels(method, outcome).inc()

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from veridict.deploy import option_types
 from veridict.deploy.manifest import default_repository
 from veridict.forensics.errors import ImageError
 
@@ -38,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--most-head-only",
-        type=int,
+        type=option_types.whole(0),
         default=defaults.most_head_only,
         help="most images per source and label drawn from --head-only (default: %(default)s)",
     )
     parser.add_argument(
         "--scenes",
-        type=int,
+        type=option_types.whole(0),
         default=defaults.scenes,
         help="number of images drawn evenly from the sources of --manifest; they count as real (default: %(default)s)",
     )
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--manifest", type=Path, help="CSV manifest whose photographed categories count as photographs")
     parser.add_argument(
         "--most-photographs",
-        type=int,
+        type=option_types.whole(0),
         default=defaults.most_photographs,
         help="most photographs drawn from --manifest, for percentiles only (default: %(default)s)",
     )
@@ -60,15 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, help="folder that keeps observations; an interrupted run resumes from it")
     parser.add_argument(
         "--qualities",
-        type=int,
+        type=option_types.whole(0, 1000),
         default=defaults.qualities,
         help="randomly degraded copies per image, in addition to the quality tiers (default: %(default)s)",
     )
-    parser.add_argument("--members", type=int, default=defaults.members, help="networks in the head's ensemble")
-    parser.add_argument("--epochs", type=int, default=defaults.epochs)
-    parser.add_argument("--folds", type=int, default=defaults.folds)
+    parser.add_argument(
+        "--members", type=option_types.whole(1, 1000), default=defaults.members, help="networks in the head's ensemble"
+    )
+    parser.add_argument("--epochs", type=option_types.whole(1), default=defaults.epochs)
+    parser.add_argument("--folds", type=option_types.whole(2, 1000), default=defaults.folds)
     parser.add_argument("--report", type=Path, help="also write the out-of-fold figures to this JSON file")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--seed", type=option_types.whole(0, 2**32 - 1), default=defaults.seed)
 
 
 def run(arguments: argparse.Namespace) -> int:

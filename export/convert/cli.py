@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from veridict.deploy import option_types
 from veridict.deploy.manifest import RepositoryError, default_repository, update_manifest
 from veridict.deploy.repository import check_repository
 
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="build the image encoder's engine in fp8, calibrated with these images",
     )
     parser.add_argument("--target", default="current", help="GPU to build for, for example sm89 (tensorrt-rtx only)")
-    parser.add_argument("--batches", type=int, nargs=3, default=(1, 16, 64), metavar=("MIN", "OPT", "MAX"))
+    parser.add_argument(
+        "--batches", type=option_types.whole(1, 4096), nargs=3, default=(1, 16, 64), metavar=("MIN", "OPT", "MAX")
+    )
     parser.add_argument(
         "--compatible", action="store_true", help="build engines that run on Ampere and all later GPUs (tensorrt only)"
     )

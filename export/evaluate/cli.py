@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from veridict.client import DetectorClient, VeridictError
+from veridict.deploy import option_types
 from veridict.deploy.manifest import RepositoryError, default_repository
 from veridict.forensics.errors import ImageError
 
@@ -69,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", nargs="*", default=[], help="only these splits (train, val, cal, test)")
     parser.add_argument("--tiers", default="clean", help="comma-separated: clean,web,hard")
-    parser.add_argument("--limit", type=int, default=0, help="judge at most this many images per source and class")
+    parser.add_argument(
+        "--limit", type=option_types.whole(0), default=0, help="judge at most this many images per source and class"
+    )
     parser.add_argument("--url", default="", help="let this server judge, not this process")
     parser.add_argument("--repository", type=Path, default=default_repository(), help="repository for in-process runs")
     parser.add_argument(

@@ -72,12 +72,16 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
     bundled = name == CLIP and checkpoint is None and not random_weights
     if not (bundled or pretrained or checkpoint or random_weights):
         raise ValueError(f"{name!r} names no weights: write MODEL:PRETRAINED, or give a checkpoint")
-    # open_clip warns about random weights, which the checkpoint replaces right after
-    logging.disable(logging.WARNING)
+    # open_clip warns about random weights, which the checkpoint replaces right after, and logs errors that it raises
+    logging.disable(logging.ERROR)
     try:
         model, _, _ = open_clip.create_model_and_transforms(
             architecture, pretrained=pretrained or None, precision="fp32", load_weights=not random_weights
         )
+    except Exception as error:  # open_clip and huggingface_hub raise RuntimeError, OSError and errors of their own
+        if not pretrained:
+            raise
+        raise ValueError(_why_not_loaded(open_clip, architecture, pretrained, error)) from error
     finally:
         logging.disable(logging.NOTSET)
     text: nn.Module = _OpenClipText(model)
@@ -87,13 +91,13 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
     if bundled or image_alone:
         known = read_state(CLIP_SHARDS)
         tower = {key.removeprefix("visual."): value for key, value in (state or known).items()}
-        model.visual.load_state_dict(tower)
+        _load_state(model.visual, tower, checkpoint or CLIP_SHARDS[0])
         bundled = bundled or _same_weights(state, known)
         text, tokenizer = load_text_tower(TEXT_WEIGHTS), load_word_pieces(TEXT_VOCABULARY)
         context, scale = CONTEXT, OPENAI_SCALE
     else:
         if checkpoint is not None:
-            model.load_state_dict(state)
+            _load_state(model, state, checkpoint)
         scale = float(model.logit_scale.detach().exp())
     preprocess = open_clip.get_model_preprocess_cfg(model)
     size = preprocess.get("size", open_clip.get_model_config(architecture)["vision_cfg"]["image_size"])
@@ -111,18 +115,44 @@ def load_clip(name: str = CLIP, checkpoint: Path | None = None, random_weights: 
     )
 
 
+def _why_not_loaded(open_clip: Any, architecture: str, pretrained: str, error: Exception) -> str:
+    """Return one sentence: the tag is unknown, or its weights cannot be had."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    known = {pretrained.lower(), pretrained.lower().replace("-", "_")} & set(tags) or Path(pretrained).exists()
+    if known:
+        why = f"the weights {pretrained!r} of {architecture} cannot be loaded ({type(error).__name__}: no network?)"
+    else:
+        why = f"open_clip knows no weights {pretrained!r} of {architecture}, only {', '.join(tags) or 'none'}"
+    return f"{why}; from a local file: --clip {architecture} --clip-checkpoint FILE"
+
+
 def _same_weights(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
     """Return whether two states of one architecture are equal in half precision, the precision of checkpoints."""
     return all(torch.equal(value.half(), others[name].half()) for name, value in some.items())
 
 
+def _load_state(model: nn.Module, state: dict[str, torch.Tensor], checkpoint: Path) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint} does not hold weights of this architecture: {str(error)[:300]}") from error
+
+
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        state = _read_tensors(path)
+    except OSError:
+        raise
+    except Exception as error:  # safetensors, pickle and zip have exceptions of their own
+        raise ValueError(f"{path} holds no weights that can be read ({type(error).__name__})") from error
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(state.get("state_dict", state))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from veridict.deploy import option_types
 from veridict.forensics.arrays import Float32Array
 
 from ..bundled import TEXT_WEIGHTS
@@ -34,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start", type=Path, help="sentence encoder, folder or zip (default: the MiniLM package's)")
     parser.add_argument("--held-out", nargs="*", default=[], metavar="SOURCE", help="sources kept for validation")
-    parser.add_argument("--held-back", type=int, default=0, help="anchors kept for validation")
-    parser.add_argument("--steps", type=int, default=TextTraining.steps)
+    parser.add_argument("--held-back", type=option_types.whole(0), default=0, help="anchors kept for validation")
+    parser.add_argument("--steps", type=option_types.whole(0), default=TextTraining.steps)
     parser.add_argument("--output", type=Path, default=TEXT_WEIGHTS, help="weights to write (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=TextTraining.seed)
+    parser.add_argument("--seed", type=option_types.whole(0, 2**32 - 1), default=TextTraining.seed)
 
 
 def train(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tritonclient.utils import InferenceServerException
 
+from veridict.deploy import option_types
 from veridict.deploy.launcher import LaunchError
 from veridict.deploy.manifest import RepositoryError, default_repository
 
@@ -36,10 +37,20 @@ _NO_GPU = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
-    parser.add_argument("--seconds", type=float, default=1.8, help="seconds per line and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=option_types.seconds, default=1.8, help="seconds per line and round (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=option_types.whole(1, 10000), default=3, help="interleaved rounds (default: %(default)s)"
+    )
     parser.add_argument("--sizes", nargs="+", choices=tuple(SIZES), default=list(SIZES), help="sizes of the images")
-    parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 16], help="numbers of concurrent clients")
+    parser.add_argument(
+        "--concurrency",
+        nargs="+",
+        type=option_types.whole(1, 10000),
+        default=[1, 8, 16],
+        help="numbers of concurrent clients",
+    )
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, default=True, help="compare with other ways to serve it"
     )
@@ -52,9 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labelled", type=Path, metavar="FILE.csv", help="manifest; its val images give --processors an AUC"
     )
     parser.add_argument(
-        "--images", type=int, default=300, help="number of images drawn from --labelled (default: %(default)s)"
+        "--images",
+        type=option_types.whole(1),
+        default=300,
+        help="number of images drawn from --labelled (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of --networks (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=option_types.whole(1, 1024), default=1, help="threads of --networks (default: %(default)s)"
+    )
     parser.add_argument("--repository", type=Path, default=default_repository(), help="model repository to serve")
     parser.add_argument("--profile", choices=("cpu", "gpu"), default="cpu", help="gpu: TensorRT engines on this GPU")
     parser.add_argument("--output", type=Path, metavar="FILE.md", help="also write the report to this file")
@@ -81,10 +97,6 @@ def command_line(arguments: argparse.Namespace) -> str:
 
 def find_problem(arguments: argparse.Namespace) -> str:
     """Return what is wrong with the arguments; "" when they are valid."""
-    if arguments.seconds <= 0 or arguments.rounds < 1 or arguments.threads < 1:
-        return "--seconds must be positive, --rounds and --threads at least 1"
-    if min(arguments.concurrency) < 1:
-        return "--concurrency must be at least 1"
     if arguments.output is not None and not arguments.output.resolve().parent.is_dir():
         return f"--output: there is no folder {arguments.output.parent}"
     if arguments.profile == "gpu" and not arguments.networks and not describe_gpus():

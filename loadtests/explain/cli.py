@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.client import ClientConfig
+from veridict.deploy import option_types
 from veridict.deploy.launcher import LaunchError, ServerSettings
 from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
@@ -125,31 +126,46 @@ def run_pointing_game(images: Sequence[bytes], names: Sequence[str], url: str, b
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument(
-        "--images", type=int, default=50, help="images of the pointing game (default: %(default)s); 0 leaves it out"
+        "--images",
+        type=option_types.whole(0),
+        default=50,
+        help="images of the pointing game (default: %(default)s); 0 leaves it out",
     )
     parser.add_argument(
         "--faces", type=Path, help="folder of real faces (default: variations of scikit-image's astronaut)"
     )
-    parser.add_argument("--repeats", type=int, default=4, help="timed calls per method (default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=24, help="gradients per map of the pointing game (default: %(default)s)"
+        "--repeats", type=option_types.whole(2, 10000), default=4, help="timed calls per method (default: %(default)s)"
     )
     parser.add_argument(
-        "--samples", type=int, default=150, help="perturbed images per map of the pointing game (default: %(default)s)"
+        "--steps",
+        type=option_types.whole(8, 4096),
+        default=24,
+        help="gradients per map of the pointing game (default: %(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=12, help="rounds of verdict latency (default: %(default)s); 0 leaves it out"
+        "--samples",
+        type=option_types.whole(20, 20000),
+        default=150,
+        help="perturbed images per map of the pointing game (default: %(default)s)",
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of one block (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch threads (default: half the cores)")
+    parser.add_argument(
+        "--rounds",
+        type=option_types.whole(0, 10000),
+        default=12,
+        help="rounds of verdict latency (default: %(default)s); 0 leaves it out",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=option_types.real(0.5, 3600.0),
+        default=2.0,
+        help="length of one block; a 95th percentile needs enough answers (default: %(default)s)",
+    )
+    parser.add_argument("--threads", type=option_types.whole(1, 1024), help="torch threads (default: half the cores)")
 
 
 def find_problem(arguments: argparse.Namespace) -> str:
     """Return what is wrong with the arguments; "" when they are valid."""
-    if arguments.repeats < 2 or arguments.images < 0 or arguments.rounds < 0:
-        return "--repeats must be at least 2, --images and --rounds not negative"
-    if arguments.seconds < 0.5:
-        return "--seconds must be at least 0.5: a block needs enough answers for a 95th percentile"
     if arguments.faces is not None and not arguments.faces.is_dir():
         return f"no such folder: {arguments.faces}"
     return ""

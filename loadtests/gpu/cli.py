@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.client import ClientConfig, DetectorClient, OverloadedError
+from veridict.deploy import option_types
 from veridict.deploy.launcher import Installation, LaunchError, ServerSettings, find_triton
 from veridict.deploy.manifest import ENGINE_FILES, FP16_GRAPH
 from veridict.deploy.own_server import own_server
@@ -249,7 +250,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=CheckSettings.repository,
         help="folder to build the model repository in (default: %(default)s)",
     )
-    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per figure (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=option_types.seconds, default=1.0, help="seconds per figure (default: %(default)s)"
+    )
     parser.add_argument(
         "--fp8", type=Path, metavar="IMAGES", help="build the image encoder's engine in fp8, fitted on these"
     )
@@ -267,9 +270,6 @@ def command_line(arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the check; return 0, 1 if a step failed (the report is still written), 2 without a GPU or for bad options."""
-    if arguments.seconds <= 0:
-        print("veridict gpu-check: --seconds must be positive", file=sys.stderr)
-        return 2
     gpus = find_gpus()
     if not gpus:
         print(NO_GPU, file=sys.stderr)

@@ -8,15 +8,17 @@ import json
 import re
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from veridict.client import ClientConfig, DetectorClient, Tls
+from veridict.client import ClientConfig, DetectorClient
 from veridict.client.cli_detect import find_images
+from veridict.client.connection import add_tls_arguments, read_tls
+from veridict.deploy import option_types
 from veridict.deploy.launcher import LaunchError
+from veridict.deploy.local_http import open_url
 from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
 from veridict.deploy.serving.metrics_buffer import PUBLISHED_EVERY
@@ -41,7 +43,7 @@ def count_verdicts(metrics_url: str) -> int:
     if not metrics_url.startswith(("http://", "https://")):
         raise ValueError(f"the metrics URL must begin with http:// or https://, not {metrics_url!r}")
     time.sleep(2 * PUBLISHED_EVERY)  # the server publishes its counters at this interval
-    with urllib.request.urlopen(metrics_url, timeout=10) as response:
+    with open_url(metrics_url, timeout=10) as response:
         found = _VERDICTS.findall(response.read().decode())
     if not found:
         raise ValueError(f"{metrics_url} has no counter veridict_verdicts_total")
@@ -61,32 +63,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("profile", choices=tuple(PROFILES), help=summaries.replace("%", "%%"))
     parser.add_argument("--url", default="", help="host:port of a gRPC endpoint (default: starts a server of its own)")
     parser.add_argument("--metrics-url", default="", help="metrics endpoint of --url, to check its count of verdicts")
-    parser.add_argument("--tls", action="store_true", help="connect with TLS")
-    parser.add_argument("--tls-root", type=Path, help="PEM file of the certificates to trust (implies --tls)")
-    parser.add_argument("--tls-certificate", type=Path, help="PEM certificate of this client, for mutual TLS")
-    parser.add_argument("--tls-key", type=Path, help="PEM key of this client, for mutual TLS")
-    parser.add_argument("--deadline", type=float, default=5.0, help="seconds for one request (default: %(default)s)")
+    add_tls_arguments(parser)
     parser.add_argument(
-        "--capacity", type=float, help="requests per second (default: measured first, in a closed loop)"
+        "--deadline", type=option_types.seconds, default=5.0, help="seconds for one request (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--capacity",
+        type=option_types.real(0.0, 1e6, above=True),
+        help="requests per second (default: measured first, in a closed loop)",
     )
     parser.add_argument(
         "--capacity-seconds",
-        type=float,
+        type=option_types.seconds,
         default=10.0,
         help="seconds of the capacity measurement (default: %(default)s)",
     )
     parser.add_argument(
         "--throttle",
-        type=float,
+        type=option_types.real(0.0, 1e6),
         default=ClientConfig.throttle,
         help="client throttle: requests sent per request accepted while the server rejects; 0 sends all "
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--users", type=int, default=32, help="users of the capacity measurement (default: %(default)s)"
+        "--users",
+        type=option_types.whole(1, 10000),
+        default=32,
+        help="users of the capacity measurement (default: %(default)s)",
     )
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="factor on the duration of every phase (default: %(default)s)"
+        "--scale",
+        type=option_types.real(0.0, 1e6, above=True),
+        default=1.0,
+        help="factor on the duration of every phase (default: %(default)s)",
     )
     parser.add_argument("--poisson", action="store_true", help="Poisson arrivals instead of evenly spaced ones")
     parser.add_argument(
@@ -101,20 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _read_target(arguments: argparse.Namespace) -> Target:
     """Return the target that the options name; its URL is empty when the command starts its own server."""
-    tls = None
-    if arguments.tls or arguments.tls_root or arguments.tls_certificate:
-        tls = Tls(arguments.tls_root, arguments.tls_certificate, arguments.tls_key)
+    tls = read_tls(arguments)
     if tls is not None and not arguments.url:
         raise ValueError("TLS options need --url")
     ClientConfig(arguments.url or ClientConfig.url, deadline=arguments.deadline, throttle=arguments.throttle)
     return Target(arguments.url, arguments.deadline, tls, arguments.throttle)
-
-
-def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name in ("capacity", "capacity_seconds", "scale", "users"):
-        value = getattr(arguments, name)
-        if value is not None and not 0 < value < 1e6:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, not {value:g}")
 
 
 def _read_samples(arguments: argparse.Namespace, profile: Profile) -> list[Sample]:
@@ -184,7 +184,6 @@ def run_load_test(
 def run(arguments: argparse.Namespace) -> int:
     """Run the profile; return 0 if every threshold held, 1 if one was missed or nothing ran, 2 for invalid options."""
     try:
-        _check_numbers(arguments)
         target = _read_target(arguments)
         thresholds = load_thresholds(arguments.thresholds, arguments.profile, figure_names())
         samples = _read_samples(arguments, PROFILES[arguments.profile])

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from veridict.client.cli_detect import find_images
+from veridict.deploy import option_types
 from veridict.deploy.launcher import LaunchError
 from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
@@ -118,9 +119,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distribution", choices=("constant", "poisson"), default="constant", help="arrivals of --request-rate"
     )
     parser.add_argument(
-        "--seconds", type=float, default=5.0, help="length of one measurement window (default: %(default)s)"
+        "--seconds",
+        type=option_types.seconds,
+        default=5.0,
+        help="length of one measurement window (default: %(default)s)",
     )
-    parser.add_argument("--stability", type=float, default=10.0, help="percent by which windows may differ")
+    parser.add_argument(
+        "--stability",
+        type=option_types.real(0.0, 1e6, above=True),
+        default=10.0,
+        help="percent by which windows may differ",
+    )
     parser.add_argument("--csv", type=Path, help="file for perf_analyzer's table")
     parser.add_argument(
         "--binary", type=Path, help="path of perf_analyzer (default: that on PATH or in this environment)"
@@ -146,8 +155,6 @@ def _running_server(url: str) -> Iterator[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Write the input data and run perf_analyzer; return its status, 0 if only printed, 2 for invalid options."""
     try:
-        if arguments.seconds <= 0 or arguments.stability <= 0:
-            raise ValueError("--seconds and --stability must be positive")
         if arguments.images:
             files = [Path(p).read_bytes() for p in find_images([str(p) for p in arguments.images])]
         else:

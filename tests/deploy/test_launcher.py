@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from veridict.deploy import launcher
+from veridict.deploy import installation
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer, pick_ports
 from veridict.deploy.manifest import RepositoryError, default_repository, update_manifest
 
@@ -30,13 +30,13 @@ def test_a_taken_port_is_named():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(LaunchError, match=f"grpc port {port} .*--grpc-port"):
+        with pytest.raises(LaunchError, match=f"--grpc-port: port {port} .* is taken"):
             pick_ports(ServerSettings(grpc_port=port, http_port=0, metrics_port=0))
 
 
 def test_a_port_named_twice_is_refused():
     free = pick_ports(ServerSettings(grpc_port=0, http_port=0, metrics_port=0))["grpc"]
-    with pytest.raises(LaunchError, match="taken"):
+    with pytest.raises(LaunchError, match="two ports are the same"):
         pick_ports(ServerSettings(grpc_port=free, http_port=free, metrics_port=0))
 
 
@@ -47,9 +47,9 @@ def test_a_missing_model_is_named_before_anything_starts(tmp_path):
 
 def test_no_triton_names_the_extra(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(launcher.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match=r"veridict\[server\]"):
-        launcher.find_triton()
+        installation.find_triton()
 
 
 @pytest.mark.slow

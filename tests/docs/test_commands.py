@@ -1,6 +1,7 @@
 """Every command in README and docs is accepted: by the command's own parser, the Makefile, or the package."""
 
 import importlib.util
+import itertools
 import re
 import shlex
 import tomllib
@@ -23,6 +24,15 @@ def server_options():
     return {word.partition("=")[0] for word in server.command(Installation(Path("tritonserver"), None), Path())[1:]}
 
 
+def check_docker(arguments, root):
+    """Check the files and the build arguments that a docker command names."""
+    files = [value for option, value in itertools.pairwise(arguments) if option == "-f"]
+    assert all((root / file).is_file() for file in files)
+    given = [value for option, value in itertools.pairwise(arguments) if option == "--build-arg"]
+    declared = {name for file in files for name in re.findall(r"^ARG (\w+)", (root / file).read_text(), re.MULTILINE)}
+    assert {value.partition("=")[0] for value in given} <= declared
+
+
 def check_command(words, documents):
     """Check a command without running it; a command of an unknown kind is an error."""
     while re.match(r"VERIDICT_\w+=", words[0]):
@@ -39,6 +49,14 @@ def check_command(words, documents):
     elif name == "python":
         assert arguments[0] == "-m"
         assert importlib.util.find_spec(arguments[1]) is not None
+    elif name == "kubectl":
+        assert {"apply", "create", "delete", "get", "kustomize", "rollout"} & set(arguments)
+        for option, value in itertools.pairwise(arguments):
+            if option in ("-f", "-k", "kustomize"):
+                path = documents.root / value
+                assert (path / "kustomization.yaml").is_file() if option != "-f" else path.is_file()
+    elif name == "docker":
+        check_docker(arguments, documents.root)
     elif name == "tritonserver":
         assert {word.partition("=")[0] for word in arguments} <= server_options()
     else:

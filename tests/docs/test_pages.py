@@ -1,5 +1,6 @@
 """README and docs: form and links, and that every file, setting, code and name in them is one of the code's."""
 
+import json
 import os
 import re
 import tomllib
@@ -11,7 +12,7 @@ from veridict.forensics import signature as sig
 from veridict.forensics.doubts import WORDS as DOUBTS
 
 README_BYTES = 8192
-LANGUAGES = {"python", "sh", "json", "text", "mermaid"}
+LANGUAGES = {"python", "sh", "json", "text", "mermaid", "log"}
 VARIABLE = re.compile(r"\bVERIDICT_[A-Z_]+\b")
 
 
@@ -24,6 +25,14 @@ def test_every_block_is_fenced_and_of_a_language_that_is_tested(documents):
         assert page.read_text().count("\n```") % 2 == 0, page
         assert not re.search(r"\n\n {4}\S", documents.prose(page)), f"{page}: an indented block is not tested"
     assert {block.language for block in documents.blocks} <= LANGUAGES
+
+
+def test_log_lines_are_what_the_formatter_writes(documents):
+    """A JSON line of a log block has the fields that every line has."""
+    lines = [line for block in documents.blocks if block.language == "log" for line in block.text.splitlines()]
+    records = [json.loads(line) for line in lines if line.startswith("{")]
+    assert records
+    assert all({"time", "level", "logger", "message"} <= set(record) for record in records)
 
 
 def test_every_local_link_resolves(documents, linked_page):

@@ -242,7 +242,8 @@ def test_health_and_metrics_of_a_running_worker(workers, client, settings, image
     base = line.rpartition("metrics ")[2].removesuffix("/metrics")
     client.wait(client.submit(images[0], ["sharpness"]).jobs["sharpness"], 20)
     client.submit(images[0], ["ela"])  # a PNG: refused for good
-    wait_until(lambda: b"explain.not_applicable" in urllib.request.urlopen(f"{base}/metrics").read())
+    counted = b'veridict_explain_failures_total{cause="explain.not_applicable"} 1.0'
+    wait_until(lambda: counted in urllib.request.urlopen(f"{base}/metrics").read())
     text = urllib.request.urlopen(f"{base}/metrics").read().decode()
     assert 'veridict_explain_seconds_count{method="sharpness"} 1.0' in text
     assert 'veridict_explain_jobs_total{method="sharpness",outcome="done"} 1.0' in text

@@ -203,8 +203,9 @@ def test_shares_out_of_range_are_refused(share, capsys):
         DutyCycle(share)
     parser = argparse.ArgumentParser()
     cli_worker.add_arguments(parser)
-    assert cli_worker.run(parser.parse_args(["--share", str(share)])) == 2
-    assert "--share must be 0.01..1" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([f"--share={share}"])
+    assert "0.01 to 1" in capsys.readouterr().err
 
 
 def test_an_unreachable_server_is_a_connection_error():

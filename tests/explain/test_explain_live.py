@@ -157,11 +157,12 @@ def test_the_command_without_a_server_still_writes_what_needs_none(face_file, tm
 def test_usage_errors(face_file, tmp_path, capsys):
     for bad in (
         ["--methods", "magic"],
-        ["--steps", "1"],
-        ["--face", "-1"],
         ["--no-wait"],
     ):
         assert main(["explain", str(face_file), *bad]) == 2
+    for bad in (["--steps", "1"], ["--face", "-1"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["explain", str(face_file), *bad])
     assert main(["explain", str(tmp_path / "none.jpg")]) == 2
     assert "explain.unknown_method" in capsys.readouterr().err
     options = ["--queue", "--state", str(tmp_path / "s"), "--methods", "ela"]

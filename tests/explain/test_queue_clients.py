@@ -31,6 +31,7 @@ from .conftest import SECRET, work
     ],
 )
 def test_bad_requests_are_refused_with_a_code(client, images, options, code):
+    client.store.put_image(images[0])  # a store that nothing was ever put into does not exist
     arguments = {"image": images[0], "methods": ["sharpness"], **options}
     with pytest.raises(ExplainError) as caught:
         client.submit(arguments.pop("image"), arguments.pop("methods"), **arguments)
@@ -121,8 +122,10 @@ def test_the_jobs_command(settings, client, worker, images, capsys):
     "bad", [["--batch", "0"], ["--threads", "-3"], ["--grace", "-1"], ["--port", "99999"], ["--nice", "-5"]]
 )
 def test_a_worker_refuses_numbers_out_of_range(bad, capsys):
-    assert main(["worker", *bad]) == 2
-    assert f"{bad[0]} must be" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["worker", *bad])
+    assert caught.value.code == 2
+    assert f"argument {bad[0]}: {bad[1]} is not in the range" in capsys.readouterr().err
 
 
 def test_the_client_imports_neither_torch_nor_opencv():

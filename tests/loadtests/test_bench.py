@@ -223,18 +223,16 @@ def test_the_command_repeats_the_run_without_naming_files(tmp_path):
     assert bench.command_line(arguments(*words)) == "veridict bench --seconds 0.5 --sizes 640x480 --no-peers"
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--seconds", "0"), "--seconds must be positive"),
-        (("--rounds", "0"), "--rounds"),
-        (("--concurrency", "0"), "--concurrency must be at least 1"),
-        (("--output", "/no/such/folder/x.md"), "there is no folder"),
-    ],
-)
-def test_unusable_arguments_end_with_status_2(words, message, capsys):
-    assert bench.run(arguments(*words)) == 2
-    assert message in capsys.readouterr().err
+def test_unusable_arguments_end_with_status_2(capsys):
+    assert bench.run(arguments("--output", "/no/such/folder/x.md")) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("--seconds", "0"), ("--rounds", "0"), ("--concurrency", "0")])
+def test_numbers_out_of_range_are_usage_errors(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        arguments(*words)
+    assert words[0] in capsys.readouterr().err
 
 
 def test_the_gpu_profile_needs_a_gpu(monkeypatch, capsys):

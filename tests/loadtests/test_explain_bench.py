@@ -81,7 +81,13 @@ def test_ratios_are_paired_within_rounds():
     assert (exact.value, exact.low, exact.high) == (2.0, 2.0, 2.0)
 
 
-@pytest.mark.parametrize("bad", [["--repeats", "1"], ["--images", "-1"], ["--seconds", "0"], ["--faces", "/none"]])
-def test_bad_arguments_are_refused_before_a_server_starts(bad, capsys):
-    assert main(["bench-explain", *bad]) == 2
+@pytest.mark.parametrize("bad", [["--repeats", "1"], ["--images", "-1"], ["--seconds", "0"]])
+def test_numbers_out_of_range_are_usage_errors(bad, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench-explain", *bad])
+    assert bad[0] in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_refused_before_a_server_starts(capsys):
+    assert main(["bench-explain", "--faces", "/none"]) == 2
     assert "bench-explain:" in capsys.readouterr().err

@@ -193,5 +193,6 @@ class TestCommand:
         assert "| everything | fine |" in capsys.readouterr().out
 
     def test_misuse_is_status_2(self, capsys):
-        assert main(["gpu-check", "--seconds", "0"]) == 2
-        assert "must be positive" in capsys.readouterr().err
+        with pytest.raises(SystemExit, match="2"):
+            main(["gpu-check", "--seconds", "0"])
+        assert "is not above 0" in capsys.readouterr().err

@@ -84,9 +84,7 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
     [
         ["--thresholds", "no-such-file.toml"],
         ["--url", "http://x:1"],
-        ["--capacity", "-3"],
-        ["--scale", "0"],
-        ["--deadline", "0"],
+        ["--throttle", "0.5"],
         ["--tls"],
         ["--images", "no-such-image.jpg"],
     ],
@@ -94,6 +92,13 @@ def test_a_wrong_file_is_explained(tmp_path, text, message):
 def test_usage_errors_exit_2(options, capsys):
     assert main(["loadtest", "steady", *options]) == 2
     assert "veridict loadtest: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--capacity", "-3"], ["--scale", "0"], ["--deadline", "0"], ["--users", "0"]])
+def test_numbers_out_of_range_are_usage_errors(options, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["loadtest", "steady", *options])
+    assert options[0] in capsys.readouterr().err
 
 
 def test_no_server_exits_1(capsys):

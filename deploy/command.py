@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("veridict.deploy.cli_serve", "start the detector on this machine and follow its log"),
     "detect": ("veridict.client.cli_detect", "judge files, folders or standard input"),
     "health": ("veridict.client.cli_health", "say whether a server is ready to judge"),
+    "replay": ("veridict.deploy.cli_replay", "compute stored answers again from their evidence"),
     "demo": ("veridict.deploy.demo", "start a server, judge sample images, write an HTML report"),
     "explain": ("veridict.explain.cli_explain", "show what the models looked at: maps and a report per image"),
     "worker": ("veridict.explain.jobs.cli_worker", "work on queued explanations"),
@@ -33,6 +34,7 @@ COMMANDS = {
 #: Subcommand -> the extras with everything that it may import; the client's commands need none.
 EXTRAS = {
     "serve": "server",
+    "replay": "serving",
     "demo": "server,ui",
     "explain": "explain",
     "worker": "explain",

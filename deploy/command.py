@@ -8,11 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from .structured_log import hide_credentials
+
 #: Subcommand -> (module with ``add_arguments(parser)`` and ``run(arguments) -> int``, one line of help).
 COMMANDS = {
     "serve": ("veridict.deploy.cli_serve", "start the detector on this machine and follow its log"),
     "detect": ("veridict.client.cli_detect", "judge files, folders or standard input"),
     "health": ("veridict.client.cli_health", "say whether a server is ready to judge"),
+    "gateway": ("veridict.client.cli_gateway", "answer HTTP uploads, for callers without gRPC"),
     "replay": ("veridict.deploy.cli_replay", "compute stored answers again from their evidence"),
     "demo": ("veridict.deploy.demo", "start a server, judge sample images, write an HTML report"),
     "explain": ("veridict.explain.cli_explain", "show what the models looked at: maps and a report per image"),
@@ -34,6 +37,7 @@ COMMANDS = {
 #: Subcommand -> the extras with everything that it may import; the client's commands need none.
 EXTRAS = {
     "serve": "server",
+    "gateway": "gateway",
     "replay": "serving",
     "demo": "server,ui",
     "explain": "explain",
@@ -114,7 +118,7 @@ def run_command(parsed: argparse.Namespace) -> int:
     except Exception as error:  # what no command expects is still one sentence for people
         if os.environ.get(TRACEBACK):
             raise
-        print(f"veridict {parsed.command}: {describe_error(error)}", file=sys.stderr)
+        print(hide_credentials(f"veridict {parsed.command}: {describe_error(error)}"), file=sys.stderr)
         return 1
 
 

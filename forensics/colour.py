@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from .arrays import Float64Array, Pixels
+from .containers import MAX_PROFILE
 
 #: Converts pixels [H, W, 3] uint8, grey ones with equal channels, to sRGB pixels of the same shape.
 ToSrgb = Callable[[Pixels], Pixels]
 
-#: Profiles up to this size (bytes) are applied. Those of printing presses have up to 3 MB.
-_MAX_PROFILE = 4 * 1024 * 1024
 #: A profile that moves no colour by more than this (levels of 255) is taken for sRGB, and nothing is converted.
 _SAME = 3
 #: Pixels that are converted at a time, so that the memory does not grow with the image.
@@ -45,7 +44,7 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 
 def space_of(profile: bytes) -> str:
     """Return the colour space of an ICC profile as a mode of Pillow (RGB, L, CMYK); "": it cannot be applied."""
-    fits = 132 <= len(profile) <= _MAX_PROFILE and profile[36:40] == b"acsp" and profile[12:16] in _CLASSES
+    fits = 132 <= len(profile) <= MAX_PROFILE and profile[36:40] == b"acsp" and profile[12:16] in _CLASSES
     return _SPACES.get(profile[16:20], "") if fits else ""
 
 

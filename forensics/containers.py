@@ -10,6 +10,8 @@ from dataclasses import dataclass
 #: First bytes of the accepted formats.
 JPEG_MAGIC = b"\xff\xd8\xff"
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+#: Largest colour profile (bytes) that is read; larger ones are ignored. Profiles of printing presses have 3 MB.
+MAX_PROFILE = 4 * 1024 * 1024
 
 _SIGNATURES = {
     b"GIF8": "GIF",
@@ -41,7 +43,8 @@ class Header:
 
     ``width`` and ``height`` are as stored, in pixels. ``frames`` counts the frames that are shown. ``channels`` is 1
     for grey, 3 for colour and 4 for CMYK, transparency not counted. ``exif`` and ``profile`` (ICC) are b"" where the
-    file has none.
+    file has none. ``plausible``: the coded data are long enough for so many pixels in the best case; else decoding
+    would cost memory and time for pixels that do not exist.
     """
 
     width: int
@@ -50,6 +53,7 @@ class Header:
     channels: int
     exif: bytes
     profile: bytes
+    plausible: bool
 
 
 def format_of(data: bytes) -> str:

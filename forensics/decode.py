@@ -22,8 +22,9 @@ from .containers import Header, describe_unknown, format_of
 from .errors import ImageError
 from .exif import read_orientation
 from .jpeg_header import JpegHeader, count_scans, read_jpeg, walk_scans, without_metadata
+from .layers import decode_webp, ends_blank, flatten
 from .pixels import Luma, Region, as_stored, cut, to_luma, upright
-from .png_chunks import PngHeader, read_png
+from .png_chunks import PngHeader, lacks_rows, read_png
 from .resize import to_preview
 from .webp_chunks import WebpHeader, read_webp
 
@@ -33,7 +34,8 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 #: Longest side (pixels) from which on decoding repeats chroma instead of interpolating it, in a tenth less time.
 #: The value is twice ``PREVIEW_SIDE``: such an image is halved before its colours are read.
 _PLAIN_CHROMA = 1920
-_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "La", "RGBa")
+#: Bytes of metadata before the first scan of a JPEG from which on the decoder gets a copy without them.
+_MUCH_METADATA = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,10 @@ class Limits:
     max_frames: int = 256
     max_scans: int = 500
     max_scan_pixels: int = 1_000_000_000
+
+    def most_scans(self, pixels: int) -> int:
+        """Return the largest number of scans that a JPEG of so many pixels may have."""
+        return min(self.max_scans, max(1, self.max_scan_pixels // max(1, pixels)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +122,7 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
 
     Raises:
         ImageError: the file is refused; its code names the cause.
+        MemoryError: it needs more memory than this process may take. (Of a WebP this can be ``image.corrupt``.)
     """
     if not data:
         raise ImageError("image.empty")
@@ -124,13 +131,15 @@ def decode_image(data: bytes, limits: Limits = Limits()) -> DecodedImage:
     name = format_of(data)
     if not name:
         raise ImageError("image.unsupported_format", describe_unknown(data))
-    if name == "PNG" and zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big"):
+    if name == "PNG" and len(data) >= 33 and zlib.crc32(data[12:29]) == int.from_bytes(data[29:33], "big"):
         # A sound header that declares too many pixels is refused for that, whatever follows it.
         width, height = struct.unpack_from(">II", data, 16)
         _check_pixels(width, height, limits)
     header = _READERS[name](data)
     _check(header, limits)
     convert = to_srgb(_profile(header), header.channels)
+    if not header.plausible:
+        raise ImageError("image.truncated", f"too few bytes for {header.width}x{header.height} pixels")
     if isinstance(header, JpegHeader):
         _check_scans(data, header, limits)
         pixels = _decode_jpeg(data, header)
@@ -159,8 +168,7 @@ def _check_pixels(width: int, height: int, limits: Limits) -> None:
 
 
 def _check_scans(data: bytes, header: JpegHeader, limits: Limits) -> None:
-    pixels = header.width * header.height
-    most = min(limits.max_scans, max(1, limits.max_scan_pixels // pixels))
+    most = limits.most_scans(header.width * header.height)
     if count_scans(data, header, most) > most:
         raise ImageError("image.too_many_scans", f"limit {most} for {header.width}x{header.height}")
 
@@ -176,7 +184,8 @@ def _profile(header: Header) -> bytes:
 
 
 def _decode_jpeg(data: bytes, header: JpegHeader) -> Pixels:
-    pixels = _decode_turbo(data, header) if header.channels < 4 else None
+    lean = data if header.first_scan < _MUCH_METADATA else without_metadata(data, header, ended=True)
+    pixels = _decode_turbo(lean, header) if header.channels < 4 else None
     if pixels is not None:
         return pixels
     # simplejpeg stops at any warning. The cause may be metadata, or only the end marker may be missing.
@@ -193,7 +202,7 @@ def _decode_jpeg(data: bytes, header: JpegHeader) -> Pixels:
     image = _load(plain, "JPEG", header)
     with _pillow_errors():
         converted = cmyk_to_srgb(image, header.profile) if image.mode == "CMYK" else None
-        return _to_rgb(converted or image)
+        return flatten(converted or image, None)[0]
 
 
 def _decode_turbo(data: bytes, header: JpegHeader) -> Pixels | None:
@@ -204,7 +213,9 @@ def _decode_turbo(data: bytes, header: JpegHeader) -> Pixels | None:
         space = "CMYK" if header.channels == 4 else "RGB"
         repeated = max(header.width, header.height) >= _PLAIN_CHROMA
         pixels = simplejpeg.decode_jpeg(data, colorspace=space, fastdct=False, fastupsample=repeated)
-    except ValueError:
+    except (ValueError, KeyError) as error:  # KeyError: sampling factors that it does not know
+        if "memory" in str(error):
+            raise MemoryError from None
         return None
     return np.asarray(pixels, dtype=np.uint8)
 
@@ -212,20 +223,36 @@ def _decode_turbo(data: bytes, header: JpegHeader) -> Pixels | None:
 def _decode_layers(header: Header, convert: ToSrgb | None) -> tuple[Pixels, ToSrgb | None]:
     """Return the pixels of a PNG or WebP, and the conversion that is left to do."""
     assert isinstance(header, PngHeader | WebpHeader)
-    image = _load(header.pixels, "PNG" if isinstance(header, PngHeader) else "WEBP", header)
-    with _pillow_errors():
-        if convert is not None and _is_transparent(image):
-            # Colours are converted before transparent parts become white.
-            layer = image.convert("RGBA")
-            image = Image.fromarray(convert(np.asarray(layer.convert("RGB"), dtype=np.uint8)))
-            image.putalpha(layer.getchannel("A"))
-            convert = None
-        pixels = _to_rgb(image)
-    if isinstance(header, PngHeader) and pixels.shape[:2] != (header.height, header.width):
+    image = _load_png(header) if isinstance(header, PngHeader) else _load_webp(header)
+    if isinstance(image, np.ndarray):
+        pixels = image
+    else:
+        with _pillow_errors():
+            pixels, convert = flatten(image, convert)
+    if pixels.shape[:2] != (header.height, header.width):  # a frame of an animation
         canvas = np.full((header.height, header.width, 3), 255, np.uint8)
         cut(canvas, (header.left, header.top, pixels.shape[1], pixels.shape[0]))[:] = pixels
         pixels = canvas
     return pixels, convert
+
+
+def _load_png(header: PngHeader) -> Image.Image:
+    # A dense file is looked through first, before it gets memory. Of other files only those that end in black rows.
+    if header.dense and lacks_rows(header.pixels):
+        raise ImageError("image.truncated")
+    image = _load(header.pixels, "PNG", header)
+    if not header.dense and ends_blank(image) and lacks_rows(header.pixels):
+        raise ImageError("image.truncated")
+    return image
+
+
+def _load_webp(header: WebpHeader) -> Image.Image | Pixels:
+    """Return the pixels of an opaque image; else the image."""
+    with _pillow_errors():
+        pixels = decode_webp(header.pixels)
+    if pixels is None or pixels.shape[0] > header.height or pixels.shape[1] > header.width:
+        raise ImageError("image.corrupt")
+    return pixels if pixels.shape[2] == 3 else Image.fromarray(pixels)
 
 
 def _load(data: bytes, form: str, header: Header) -> Image.Image:
@@ -243,24 +270,9 @@ def _pillow_errors() -> Iterator[None]:
     """Turn what Pillow raises on damaged files into an :class:`ImageError`; codecs raise many types."""
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except OSError as error:
         raise ImageError("image.truncated" if "truncated" in str(error) else "image.corrupt") from None
     except Exception:
         raise ImageError("image.corrupt") from None
-
-
-def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode.startswith("I"):  # 16-bit grey: convert() would clip at 255 instead of scaling
-        grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if _is_transparent(image):
-        layer = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(background, layer)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8))
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    return image.mode in _TRANSPARENT_MODES or "transparency" in image.info

@@ -12,6 +12,9 @@ CODES = {
     "image.unsupported_format": "the format is not accepted; send JPEG, PNG or WebP",
     "image.truncated": "the file ends before the image does",
     "image.corrupt": "the file is damaged and cannot be decoded",
+    "image.decode_timeout": "decoding the image took more processor time than the limit",
+    "image.decode_memory": "decoding the image took more memory than the limit",
+    "image.decode_crash": "the decoder crashed on the image",
 }
 
 
@@ -20,6 +23,6 @@ class ImageError(ValueError):
 
     def __init__(self, code: str, detail: str = "") -> None:
         """Build from a code of :data:`CODES`, with an optional detail such as the measured size."""
-        self.code = code
+        self.code, self.detail = code, detail
         self.message = f"{CODES[code]} ({detail})" if detail else CODES[code]
         super().__init__(f"[{code}] {self.message}")

@@ -7,9 +7,9 @@ the pixels.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .containers import Header
+from .containers import MAX_PROFILE, Header
 from .errors import ImageError
 from .exif import EXIF_PREFIX
 
@@ -30,6 +30,8 @@ _COLOUR_SEGMENTS = {0xE0: (b"JFIF\0", 16), 0xEE: (b"Adobe", 14)}
 #: Segments before the first scan. Photographs have tens; 20 MiB of metadata in full segments are 320.
 _MAX_SEGMENTS = 4096
 _PROFILE_PREFIX = b"ICC_PROFILE\0"
+_LOSSLESS = 0xC3
+_ARITHMETIC = {0xC9, 0xCA}
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,13 @@ class JpegHeader(Header):
 class Scans:
     """The scans of a JPEG: how many there are (counted up to a limit) and whether the end marker follows them.
 
-    ``complete``: every component has been in a scan.
+    ``complete``: every component has been in a scan. ``end``: the offset where the last scan that was read ends.
     """
 
     count: int
     ended: bool
     complete: bool
+    end: int
 
 
 def read_jpeg(data: bytes) -> JpegHeader:
@@ -64,7 +67,8 @@ def read_jpeg(data: bytes) -> JpegHeader:
         ImageError: the file ends before its first scan, is damaged, or is of a kind of JPEG that is not accepted.
     """
     kept: list[tuple[int, int]] = []
-    profile: dict[int, bytes] = {}
+    profile: dict[int, memoryview] = {}
+    view = memoryview(data)
     exif = b""
     frame = -1
     position = 2
@@ -87,7 +91,7 @@ def read_jpeg(data: bytes) -> JpegHeader:
         elif marker == 0xE1 and not exif and data.startswith(EXIF_PREFIX, position + 4):
             exif = data[position + 4 : end]
         elif marker == 0xE2 and end - position >= 18 and data.startswith(_PROFILE_PREFIX, position + 4):
-            profile.setdefault(data[position + 16], data[position + 4 : end])
+            profile.setdefault(data[position + 16], view[position + 4 : end])
         position = end
     else:
         raise ImageError("image.corrupt", f"more than {_MAX_SEGMENTS} segments before the first scan")
@@ -100,17 +104,45 @@ def read_jpeg(data: bytes) -> JpegHeader:
         raise ImageError("image.unsupported_format", "this is a hierarchical or lossless arithmetic JPEG")
     if components not in (1, 3, 4):
         raise ImageError("image.unsupported_format", f"this is a JPEG of {components} components")
-    return JpegHeader(
+    if _length(data, frame) != 8 + 3 * components:
+        raise ImageError("image.corrupt", "the frame header has a wrong length")
+    header = JpegHeader(
         width=int.from_bytes(data[frame + 7 : frame + 9], "big"),
         height=int.from_bytes(data[frame + 5 : frame + 7], "big"),
         frames=1,  # phones append further images (MPO); the first is the one that is shown
         channels=components,
         exif=exif,
         profile=_join(profile),
+        plausible=True,
         kept=tuple(kept),
         first_scan=position,
         buffered=kind in _PROGRESSIVE or int.from_bytes(data[position + 4 : position + 5], "big") < components,
     )
+    return replace(header, plausible=_is_plausible(data, header, frame))
+
+
+def _is_plausible(data: bytes, header: JpegHeader, frame: int) -> bool:
+    """Return whether the scans have a bit for every block (lossless: sample) of a progressive image, two otherwise.
+
+    A Huffman code has at least one bit. In sequential scans a block has one for its first coefficient and one for the
+    end of the others. Arithmetic coding may take less.
+    """
+    kind = data[frame + 1]
+    if kind in _ARITHMETIC:
+        return True
+    factors = data[frame + 11 : frame + 10 + 3 * header.channels : 3]
+    across, down = ([max(1, value) for value in part] for part in zip(*(divmod(f, 16) for f in factors), strict=True))
+    unit = 1 if kind == _LOSSLESS else 8
+    blocks = max(
+        -(-header.width * a // (unit * max(across))) * -(-header.height * d // (unit * max(down)))
+        for a, d in zip(across, down, strict=True)
+    )
+    fewest = blocks * (1 if kind in _PROGRESSIVE or kind == _LOSSLESS else 2) // 8
+    least_end = header.first_scan + fewest
+    if len(data) >= least_end and data.find(bytes((0xFF, _EOI)), header.first_scan, least_end) < 0:
+        return True
+    scans = walk_scans(data, header, len(data))
+    return bool(scans.end >= least_end)
 
 
 def count_scans(data: bytes, header: JpegHeader, limit: int) -> int:
@@ -133,14 +165,14 @@ def walk_scans(data: bytes, header: JpegHeader, limit: int) -> Scans:
         marker = data[found.start() + 1]
         complete = len(seen) >= header.channels
         if marker == _EOI:
-            return Scans(count, True, complete)
+            return Scans(count, True, complete, found.start())
         if marker == _SOS:
             count += 1
             first = found.start() + 5  # a count, then two bytes per component: its id and its tables
             ids = data[first : first + 2 * int.from_bytes(data[first - 1 : first], "big")]
             seen.update(ids[::2])
         position = found.end() + _length(data, found.start())
-    return Scans(count, False, len(seen) >= header.channels)
+    return Scans(count, False, len(seen) >= header.channels, len(data))
 
 
 def without_metadata(data: bytes, header: JpegHeader, ended: bool) -> bytes:
@@ -176,7 +208,9 @@ def _segment_end(data: bytes, position: int) -> int:
     return end
 
 
-def _join(parts: dict[int, bytes]) -> bytes:
-    """Return the profile whose numbered parts are given, or b"" where one is missing."""
+def _join(parts: dict[int, memoryview]) -> bytes:
+    """Return the profile whose numbered parts are given, or b"" where one is missing or it is too large to be used."""
+    if sum(map(len, parts.values())) > MAX_PROFILE:
+        return b""
     whole = parts and len(parts) == parts[min(parts)][13] and sorted(parts) == list(range(1, len(parts) + 1))
     return b"".join(parts[number][14:] for number in sorted(parts)) if whole else b""

@@ -10,17 +10,26 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from .containers import PNG_MAGIC, Header
+from .containers import MAX_PROFILE, PNG_MAGIC, Header
 from .errors import ImageError
 
 #: More chunks than this are refused: 20 MiB of pixels in the small chunks of 1 KiB are 20,000.
-_MAX_CHUNKS = 100_000
-#: Largest colour profile (bytes) that is unpacked; larger ones are ignored. Profiles of printing presses have 3 MB.
-MAX_PROFILE = 4 * 1024 * 1024
+_MAX_CHUNKS = 30_000
 _NAME = re.compile(rb"[A-Za-z]{4}")
 #: By colour type: channels without transparency, and the least length of tRNS (None: the type has none).
 _COLOURS: dict[int, tuple[int, int | None]] = {0: (1, 2), 2: (3, 6), 3: (3, 1), 4: (1, None), 6: (3, None)}
+#: By colour type: samples per pixel, and the bit depths that it may have.
+_DEPTHS = {0: (1, (1, 2, 4, 8, 16)), 2: (3, (8, 16)), 3: (1, (1, 2, 4, 8)), 4: (2, (8, 16)), 6: (4, (8, 16))}
+#: The passes of interlacing: first column and row, steps between columns and between rows.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+#: Deflate takes at least 2 bits for 258 bytes.
+_LARGEST_RATIO = 1032
+#: Ratio from which on an image is looked through before memory for its pixels is taken; photographs have 1 to 4.
+_DENSE = 100
+#: Compressed bytes that are unpacked at a time, to at most 8 MiB.
+_PIECE = 8192
 _PALETTE = 3
 
 
@@ -28,12 +37,14 @@ _PALETTE = 3
 class PngHeader(Header):
     """The header of a PNG.
 
-    ``pixels``: a PNG file of the first shown frame alone, without metadata. ``left`` and ``top``: where that frame lies
-    in the image. ``gamma`` (gAMA), ``chromaticities`` (cHRM: white, red, green, blue as x, y) and ``code_points``
-    (cICP: primaries, transfer function) are None where the file does not have them or names sRGB (sRGB).
+    ``pixels``: a PNG file of the first shown frame alone, without metadata. ``dense``: its rows take many times as much
+    when unpacked. ``left`` and ``top``: where that frame lies in the image. ``gamma`` (gAMA), ``chromaticities`` (cHRM:
+    white, red, green, blue as x, y) and ``code_points`` (cICP: primaries, transfer function) are None where the file
+    does not have them or names sRGB (sRGB).
     """
 
     pixels: bytes
+    dense: bool
     left: int
     top: int
     gamma: float | None
@@ -41,8 +52,7 @@ class PngHeader(Header):
     code_points: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
-class _Chunk:
+class _Chunk(NamedTuple):
     kind: bytes
     data: memoryview
     sound: bool
@@ -89,9 +99,13 @@ def read_png(data: bytes) -> PngHeader:
         raise ImageError("image.truncated")
     if first.kind != b"IHDR" or not first.sound or len(first.data) != 13:
         raise ImageError("image.corrupt", "the header cannot be read")
-    width, height, _, colour = struct.unpack_from(">IIBB", first.data)
+    width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", first.data)
     if colour not in _COLOURS:
         raise ImageError("image.corrupt", f"there is no colour type {colour}")
+    if depth not in _DEPTHS[colour][1]:
+        raise ImageError("image.corrupt", f"colour type {colour} has no depth of {depth} bits")
+    if compression or filtering or interlace > 1:
+        raise ImageError("image.corrupt", "the method of compression, filtering or interlacing is unknown")
     channels, shortest = _COLOURS[colour]
     found: dict[bytes, memoryview] = {}
     pixels: list[memoryview] = []
@@ -123,6 +137,8 @@ def read_png(data: bytes) -> PngHeader:
         transparency = transparency[: len(palette) // 3]
     if shortest is not None and len(transparency) >= shortest:
         kept.append((b"tRNS", transparency))
+    stored = sum(map(len, pixels))
+    shown_header = struct.pack(">II", *shown[:2]) + bytes(first.data[8:])
     plain = b"sRGB" in found or b"iCCP" in found
     return PngHeader(
         width=width,
@@ -131,7 +147,9 @@ def read_png(data: bytes) -> PngHeader:
         channels=channels,
         exif=bytes(found.get(b"eXIf", b"")),
         profile=_unpack_profile(bytes(found.get(b"iCCP", b""))),
-        pixels=_write(struct.pack(">II", *shown[:2]) + bytes(first.data[8:]), kept, pixels),
+        plausible=_size_of_rows(shown_header) <= _LARGEST_RATIO * stored,
+        dense=_size_of_rows(shown_header) > _DENSE * stored,
+        pixels=_write(shown_header, kept, pixels),
         left=shown[2],
         top=shown[3],
         gamma=None if plain else _read_gamma(found.get(b"gAMA", memoryview(b""))),
@@ -168,6 +186,35 @@ def _write(header: bytes, kept: list[tuple[bytes, memoryview]], pixels: list[mem
     # Nothing checks the sum of IDAT.
     parts += [struct.pack(">I", sum(map(len, pixels))), b"IDAT", *pixels, bytes(4), bytes(4), b"IEND\xaeB`\x82"]
     return b"".join(parts)
+
+
+def _size_of_rows(header: bytes) -> int:
+    """Return the bytes that the rows of an image take when unpacked, with their filter types, by its IHDR."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    bits = depth * _DEPTHS[colour][0]
+    total = 0
+    for left, top, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = max(0, -((left - width) // right)), max(0, -((top - height) // down))
+        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    return total
+
+
+def lacks_rows(pixels: bytes) -> bool:
+    """Return whether the rows of a PNG that :func:`read_png` wrote end too early: decoders then leave them black.
+
+    Takes about 1 ms for 1 MB of rows. What the decoder itself finds damaged is not looked for.
+    """
+    *_, data = (chunk.data for chunk in _chunks(pixels) if chunk.kind == b"IDAT")
+    missing = _size_of_rows(pixels[16:29])
+    unpacker = zlib.decompressobj()
+    try:
+        for start in range(0, len(data), _PIECE):
+            missing -= len(unpacker.decompress(data[start : start + _PIECE]))
+            if missing <= 0 or unpacker.eof:
+                break
+    except zlib.error:
+        return False
+    return missing > 0
 
 
 def _unpack_profile(body: bytes) -> bytes:

@@ -89,15 +89,16 @@ class SlotReturns:
     def __init__(self, server: int | None = None) -> None:
         """Take the process id of the server, by default this process's parent."""
         self._server = os.getppid() if server is None else server
-        self._open: dict[int, mmap.mmap | None] = {}
+        self._open: dict[int, mmap.mmap] = {}
 
     def release(self, slot: Sequence[int]) -> None:
         """Release a slot (process id of its limiter, number); an unknown slot is ignored."""
         holder, number = slot
-        if holder not in self._open:
-            self._open[holder] = self._map(holder)
-        shared = self._open[holder]
-        if shared is not None and 0 <= number < len(shared):
+        shared = self._open.get(holder) or self._map(holder)
+        if shared is None:  # not remembered: a client that calls fusion itself can name any number
+            return
+        self._open[holder] = shared
+        if 0 <= number < len(shared):
             shared[number] = 0
 
     def _map(self, holder: int) -> mmap.mmap | None:

@@ -25,11 +25,20 @@ from .responses import write
 Scored = tuple[Observation, Float32Array, Float32Array, Float32Array]
 
 
+#: What Triton answers to a model's own requests from the moment on when the server is asked to stop.
+_STOPPING = "server not ready"
+
+
+class ServerStopping(RuntimeError):
+    """A network did not answer, because the server is being stopped."""
+
+
 def run_network(model: sig.Model, rows: Pixels) -> list[Float32Array]:
     """Return the rows [N, ...] of every output of a served network for input rows [N, ...], N > 0.
 
     Raises:
-        RuntimeError: the network did not answer.
+        ServerStopping: the server is being stopped.
+        RuntimeError: the network did not answer for another reason.
     """
     (wanted,) = model.inputs
     names = [tensor.name for tensor in model.outputs]
@@ -43,7 +52,8 @@ def run_network(model: sig.Model, rows: Pixels) -> list[Float32Array]:
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         ).exec()
         if response.has_error():
-            raise RuntimeError(response.error().message())
+            message = response.error().message()
+            raise (ServerStopping if _STOPPING in message.lower() else RuntimeError)(message)
         parts.append([_array(response, name) for name in names])
     return [np.concatenate(found) for found in zip(*parts, strict=True)]
 
@@ -77,7 +87,8 @@ class Networks:
         """Return the scores of at least one image; without a face ``face_cnn`` is not called.
 
         Raises:
-            RuntimeError: a network did not answer.
+            ServerStopping: the server is being stopped.
+            RuntimeError: a network did not answer for another reason.
         """
         crops = [crop for image in images for crop in image.crops]
         parallel = self._pool.submit(_score_faces, crops) if crops and len(images) == 1 else None

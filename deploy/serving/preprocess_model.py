@@ -1,8 +1,8 @@
 """The model ``preprocess``: encoded bytes -> the observation of every image, with the networks' scores.
 
-It takes requests from Triton at once, refuses what exceeds the in-flight limit (:mod:`.in_flight`), works on the images
-with threads of its own (:mod:`.batching_executor`), calls the networks for batches of prepared images
-(:mod:`.networks`), and answers through the response senders of the Python backend.
+It takes requests from Triton at once, refuses what exceeds the in-flight limit (:mod:`.in_flight`), queues the images
+itself (:mod:`.batching_executor`), has them prepared by child processes (:mod:`.prepare_pool`), calls the networks for
+batches of prepared images (:mod:`.networks`), and answers through the response senders of the Python backend.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Hashable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,19 +20,40 @@ import triton_python_backend_utils as pb_utils
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import CODES, ImageError
 from veridict.forensics.observation import Observation
-from veridict.forensics.preprocess import Prepared, prepare, warm_up
+from veridict.forensics.preprocess import Prepared
+from veridict.forensics.provenance.read import ProvenanceReader
+from veridict.forensics.work import estimate_seconds
 
 from . import responses
-from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingRequest
+from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingRequest, Postponed, SlowLane
 from .in_flight import InFlightLimiter
 from .metrics_buffer import MetricsBuffer
-from .networks import Networks
+from .networks import Networks, ServerStopping
 from .openvino_runtime import usable_cores
+from .prepare_pool import ForkServer, PreparePool
+from .prepare_process import ProcessSettings
 
 #: Seconds after which the slot of an image that was never answered is free again.
 _SLOT_LIFETIME = 10.0
+#: Longest deadline (seconds) of a request that is kept to while its image is being prepared.
+_LONGEST_DEADLINE = 60.0
+#: Images that are expected to take more seconds of processor time than this wait and run in the slow lane.
+_SLOW = 0.25
+#: Seconds of processor time after which an image that was expected to take less moves to the slow lane.
+_QUICK_LIMIT = 1.0
+#: Niceness of the processes of the slow lane: a tenth of the processor time of one of the others where cores are short.
+_SLOW_NICENESS = 10
 
-Request = PendingRequest[bytes, Prepared]
+
+class Upload(NamedTuple):
+    """An image to prepare: its bytes, the monotonic time after which nobody waits for it, and whether it is slow."""
+
+    data: bytes
+    ends: float
+    slow: bool
+
+
+Request = PendingRequest[Upload, Prepared]
 
 
 class TritonPythonModel:
@@ -39,9 +62,16 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Start the threads; the configuration's parameters set their number and the limits."""
         responses.set_up_process()
-        in_flight = int(responses.parameter(args, "max_in_flight", "32"))
+        in_flight = int(responses.number(args, "max_in_flight", 32, 1, 100_000))
+        self.max_slow = max(1, in_flight // 2)
+        self.queue_timeout = responses.number(args, "queue_timeout_seconds", 8, 0.01, 3600)
+        threads = int(responses.number(args, "threads", 0, 0, 1024)) or usable_cores()
+        slow_threads = int(responses.number(args, "slow_threads", 0, 0, 1024)) or max(2, threads // 2)
+        seconds = responses.number(args, "decode_seconds", 8, 0.1, 600)
+        memory = int(responses.number(args, "decode_megabytes", 2048, 64, 65536)) << 20
+        batch_images = int(responses.number(args, "batch_images", 8, 1, sig.PREPROCESS.max_batch_size))
+        concurrent = int(responses.number(args, "concurrent_batches", 2, 1, 64))
         self.limiter = InFlightLimiter(in_flight, sig.PREPROCESS.max_batch_size)
-        self.queue_timeout = float(responses.parameter(args, "queue_timeout_seconds", "8"))
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         # A metric disappears with its family, so the families are kept.
         errors, refused, failed, flying = self.families = [
@@ -54,20 +84,27 @@ class TritonPythonModel:
             )
         ]
         counters: dict[Hashable, Any] = {code: errors.Metric(labels={"code": code}) for code in CODES}
-        counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late")}
+        counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late", "stopping")}
         counters["failed"] = failed.Metric(labels={})
         level = flying.Metric(labels={"process": str(os.getpid())})
         self.metrics = MetricsBuffer(counters, gauges=[(level, lambda: self.limiter.in_use)])
-        concurrent = int(responses.parameter(args, "concurrent_batches", "2"))
         self.networks = Networks(concurrent)
-        self.executor: BatchingExecutor[bytes, Prepared] = BatchingExecutor(
-            int(responses.parameter(args, "threads", "0")) or usable_cores(),
-            prepare,
+        self.fork_server = ForkServer()
+        trust_list = responses.parameter(args, "trust_list", "")
+        trust_list = str(responses.version_folder(args) / trust_list) if trust_list else ""
+        ProvenanceReader(Path(trust_list) if trust_list else None).check()  # a wrong list ends the start, not a child
+        quick = ProcessSettings(memory, trust_list=trust_list)
+        self.quick = PreparePool(self.fork_server, threads, quick, min(_QUICK_LIMIT, seconds))
+        slow = replace(quick, niceness=_SLOW_NICENESS, keep_memory=False)
+        self.slow = PreparePool(self.fork_server, slow_threads, slow, seconds)
+        self.executor: BatchingExecutor[Upload, Prepared] = BatchingExecutor(
+            threads,
+            self._prepare_quick,
             self._score_and_answer,
             self._answer_failure,
-            int(responses.parameter(args, "batch_images", "8")),
+            batch_images,
             concurrent,
-            initializer=warm_up,
+            SlowLane(slow_threads, self._prepare_slow, lambda upload: upload.slow),
         )
 
     def execute(self, requests: list[Any]) -> None:
@@ -93,18 +130,38 @@ class TritonPythonModel:
             return responses.refuse(ImageError("image.empty", "a request without an image"))
         # The rest of the client's own deadline in microseconds, 0 without one. After it nobody waits for the answer.
         deadline = request.timeout() * 1e-6 or _SLOT_LIFETIME
+        now = time.monotonic()
+        ends = now + min(deadline, _LONGEST_DEADLINE)
+        uploads = [Upload(data, ends, estimate_seconds(data) > _SLOW) for data in images]
+        if any(upload.slow for upload in uploads) and self.executor.slow_items >= self.max_slow:
+            self.metrics.count("full")  # else the images that wait in the slow lane would take the places of all others
+            return responses.overloaded()
         slots = self.limiter.acquire(len(images), min(deadline, _SLOT_LIFETIME))
         if slots is None:
             self.metrics.count("full")
             return responses.overloaded()
-        begin_before = time.monotonic() + min(self.queue_timeout, deadline)
-        self.executor.submit(PendingRequest((sender, slots, request.request_id()), images, begin_before))
+        begin_before = now + min(self.queue_timeout, deadline)
+        self.executor.submit(PendingRequest((sender, slots, request.request_id()), uploads, begin_before))
         return None
+
+    def _prepare_quick(self, upload: Upload) -> Prepared:
+        try:
+            return self.quick.prepare(upload.data, upload.ends)
+        except ImageError as error:
+            if error.code == "image.decode_timeout":
+                raise Postponed from None
+            raise
+
+    def _prepare_slow(self, upload: Upload) -> Prepared:
+        return self.slow.prepare(upload.data, upload.ends)
 
     def _score_and_answer(self, batch: list[Request]) -> None:
         """Have the networks score the images of a batch of requests, and answer each request."""
         try:
             answers = self._score(batch)
+        except ServerStopping:
+            self.metrics.count(*["stopping"] * len(batch))
+            answers = [responses.stopping() for _ in batch]
         except Exception as failure:  # whatever it is, the clients get an answer
             answers = [self._fail(failure, request.key[2]) for request in batch]
         for request, answer in zip(batch, answers, strict=True):
@@ -140,6 +197,8 @@ class TritonPythonModel:
         if not isinstance(error, ImageError):
             return self._fail(error, request.key[2])
         self.metrics.count(error.code)
+        if error.code.startswith("image.decode_"):
+            pb_utils.Logger.log_warn(f"[request id: {request.key[2]}] preprocess: {error}")
         several = len(request.items) > 1
         return responses.refuse(ImageError(error.code, f"image {index} of the request") if several else error)
 
@@ -156,6 +215,9 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Finish the admitted requests, then end the threads."""
         self.executor.close()
+        self.quick.close()
+        self.slow.close()
+        self.fork_server.close()
         self.networks.close()
         self.metrics.close()
         # A metric that outlives the stub's own objects crashes the process at its end.

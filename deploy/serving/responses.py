@@ -16,6 +16,7 @@ from veridict.forensics.arrays import AnyArray
 from veridict.forensics.errors import ImageError
 from veridict.forensics.signature import Tensor
 
+from .parameters import parse_number
 from .server_watch import watch_server
 
 
@@ -38,6 +39,15 @@ def parameter(args: dict[str, str], name: str, default: str) -> str:
     """Return a string parameter of the model's configuration."""
     parameters = json.loads(args["model_config"]).get("parameters", {})
     return str(parameters.get(name, {}).get("string_value", default))
+
+
+def number(args: dict[str, str], name: str, default: float, lowest: float, highest: float) -> float:
+    """Return a parameter of the model's configuration that is a number.
+
+    Raises:
+        ValueError: it is no number, or out of range; then the server does not start.
+    """
+    return parse_number(name, parameter(args, name, str(default)), lowest, highest)
 
 
 def version_folder(args: dict[str, str]) -> Path:
@@ -73,11 +83,34 @@ def overloaded() -> Any:
     )
 
 
+def stopping() -> Any:
+    """Return the UNAVAILABLE answer of a server that is being stopped: the request may succeed on another one."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError("[server.unavailable] the server is stopping", pb_utils.TritonError.UNAVAILABLE)
+    )
+
+
 def deadline_exceeded() -> Any:
     """Return the UNAVAILABLE answer to a request that waited beyond its deadline."""
     return pb_utils.InferenceResponse(
         error=pb_utils.TritonError(
             "[server.deadline] waited beyond the request's deadline", pb_utils.TritonError.UNAVAILABLE
+        )
+    )
+
+
+def unknown_policy(message: str) -> Any:
+    """Return the INVALID_ARGUMENT answer to a request that names a policy which is not in force."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(f"[server.unknown_policy] {message}", pb_utils.TritonError.INVALID_ARG)
+    )
+
+
+def labels_unavailable() -> Any:
+    """Return the UNAVAILABLE answer to a request whose labels the text tower did not embed: it may succeed later."""
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(
+            "[server.unavailable] the labels of the policy cannot be computed now", pb_utils.TritonError.UNAVAILABLE
         )
     )
 

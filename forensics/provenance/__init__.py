@@ -1,0 +1,1 @@
+"""Where a file says that it comes from: content credentials (C2PA), and traces of generators and cameras."""

@@ -1,0 +1,204 @@
+"""Traces of generators and editors in metadata: the table of known ones, and how their texts are recognised.
+
+To add a generator: a row in :data:`PROGRAMS` where its name stands in a field for software, or in :data:`SETTINGS`
+where it writes its settings into the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from ..contract import Declared, ProvenanceTrace
+from .blocks import COMMENT, Blocks
+from .exif_tags import ExifTags
+
+#: Programs: name, pattern, and what a field that matches it declares.
+Programs = tuple[tuple[str, re.Pattern[str], Declared], ...]
+#: Characters of a trace's value.
+LONGEST_TRACE = 200
+#: What IPTC's digital source types (https://cv.iptc.org/newscodes/digitalsourcetype) say, by the end of their address.
+SOURCE_TYPES: dict[str, Declared] = {
+    "trainedAlgorithmicMedia": "ai",
+    "compositeWithTrainedAlgorithmicMedia": "ai_edited",
+    "compositeSynthetic": "composite",
+    "digitalCapture": "capture",
+    "computationalCapture": "capture",
+    "compositeCapture": "capture",
+    "negativeFilm": "capture",
+    "positiveFilm": "capture",
+    "print": "capture",
+}
+#: A source type, in the form of an address; metadata are sometimes written with other letter cases.
+_SOURCE_TYPE = re.compile(r"digitalsourcetype/([A-Za-z]{3,60})", re.IGNORECASE)
+_MOST_SOURCE_TYPES = 4
+_BY_LOWER_CASE = {name.lower(): name for name in SOURCE_TYPES}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One trace, what it declares, and the generator that it names ("" = none)."""
+
+    trace: ProvenanceTrace
+    declares: Declared = ""
+    generator: str = ""
+    source_type: str = ""
+
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE)
+
+
+#: Programs by what they write into fields for software.
+PROGRAMS: Programs = (
+    ("Stable Diffusion", _words(r"stable[ -]?diffusion|automatic1111|sd\.next|dreamstudio"), "ai"),
+    ("ComfyUI", _words("comfyui"), "ai"),
+    ("NovelAI", _words("novelai"), "ai"),
+    ("InvokeAI", _words("invoke ?ai"), "ai"),
+    ("Fooocus", _words("fooocus"), "ai"),
+    ("Draw Things", _words("draw things"), "ai"),
+    ("Midjourney", _words("midjourney"), "ai"),
+    ("DALL-E", _words(r"dall[-·• ]?e ?[23]?"), "ai"),
+    ("OpenAI", _words(r"openai|chatgpt|gpt-4o|gpt-image(?:-\d)?"), "ai"),
+    ("Adobe Firefly", _words("adobe[ _]firefly|firefly image"), "ai"),
+    ("Bing Image Creator", _words("(?:bing|microsoft) image creator"), "ai"),
+    ("Google Imagen", _words(r"google imagen|nano banana|gemini [\d.]{1,4} \w{1,9} image"), "ai"),
+    ("Ideogram", _words(r"ideogram(?:\.ai| ai)"), "ai"),
+    ("Leonardo.Ai", _words(r"leonardo\.ai"), "ai"),
+    ("FLUX", _words(r"flux\.1|black forest labs"), "ai"),
+    ("Adobe Lightroom", _words("lightroom|camera raw"), ""),
+    ("Adobe Photoshop", _words("adobe photoshop"), ""),
+    ("GIMP", _words("gimp"), ""),
+    ("Affinity Photo", _words("affinity (?:photo|designer)"), ""),
+    ("Capture One", _words("capture one"), ""),
+    ("Canva", _words("canva"), ""),
+    ("Snapseed", _words("snapseed"), ""),
+    ("Picasa", _words("picasa"), ""),
+    ("PicsArt", _words("picsart"), ""),
+    ("Paint.NET", _words(r"paint\.net"), ""),
+    ("Krita", _words("krita"), ""),
+    ("ImageMagick", _words("imagemagick"), ""),
+)
+EDITORS = tuple(row for row in PROGRAMS if not row[2])
+#: What credit lines say. Names of companies alone say nothing there: they credit photographs too.
+CREDITS: Programs = (
+    ("", _words(r"(?:made|generated|created) (?:with|by|using) (?:[\w.-]{1,20} )?ai"), "ai"),
+    ("", _words(r"edited (?:with|by|using) (?:[\w.-]{1,20} )?ai"), "ai_edited"),
+)
+#: Generators by the settings that they write: name, pattern of the keyword, and patterns that must all be in the text.
+#: They are searched one by one, so that no text makes them slow.
+SETTINGS = tuple(
+    (name, re.compile(keyword, re.IGNORECASE), tuple(map(re.compile, texts)))
+    for name, keyword, *texts in (
+        ("SwarmUI", "parameters|usercomment", r'"sui_image_params"'),
+        ("Fooocus", "fooocus_scheme", r"\S"),
+        # "Steps: 20, Sampler: Euler a, CFG scale: 7, ..." of the web UI by AUTOMATIC1111 and of those that follow it.
+        ("Stable Diffusion web UI", "parameters|usercomment", r"\bSteps: \d", r"\b(?:Sampler|CFG scale): "),
+        ("ComfyUI", "prompt|workflow|usercomment|make|model", r'"class_type"\s{0,9}:|"last_node_id"\s{0,9}:'),
+        ("NovelAI", "comment", r'"sampler"\s{0,9}:', r'"(?:uc|signed_hash)"\s{0,9}:'),
+        ("InvokeAI", "invokeai_metadata|invokeai_graph|sd-metadata|dream", r"\S"),
+        ("Midjourney", "description|imagedescription", r"\bJob ID: [0-9a-f]{8}-"),
+        ("Draw Things", "usercomment", r'"sampler"\s{0,9}:', r'"v2"\s{0,9}:'),
+    )
+)
+#: The label that Chinese services write (GB 45438-2025, annex E): 1 = generated by AI, 2 = possibly, 3 = suspected.
+_AIGC = re.compile(r"""AIGC.{0,40}?Label["'\s:=&quot;]{1,40}([123])""", re.DOTALL)
+_SOFTWARE_KEYWORDS = ("software", "source", "generator", "creator")
+_XMP_FIELDS = {"CreatorTool": PROGRAMS, "Credit": CREDITS}
+_XMP_VALUE = r"""\b{}(?:\s{{0,9}}=\s{{0,9}}["']|>\s{{0,99}})([^"'<>]{{1,300}})"""
+_XMP_VALUES = {name: re.compile(_XMP_VALUE.format(name)) for name in _XMP_FIELDS}
+#: Where XMP says that content credentials lie on a server.
+_REMOTE = re.compile(r"""\bdcterms:provenance(?:\s{0,9}=\s{0,9}["']|>)\s{0,9}([^"'<>\s]{1,2000})""")
+#: IPTC's data sets for texts (IIM 4.2, record 2): name, and what is looked for.
+_IIM_FIELDS = {65: ("OriginatingProgram", PROGRAMS), 110: ("Credit", CREDITS)}
+_IPTC_RESOURCE = b"8BIM\x04\x04"
+
+
+def read_source_types(text: str) -> list[str]:
+    """Return the IPTC digital source types that a text names by their addresses, at most four."""
+    found = (match.group(1) for match in islice(_SOURCE_TYPE.finditer(text), _MOST_SOURCE_TYPES))
+    return [_BY_LOWER_CASE.get(name.lower(), name) for name in found]
+
+
+def clip(text: str) -> str:
+    """Return a text in one line of at most 200 characters, without control characters."""
+    line = " ".join(text[: 4 * LONGEST_TRACE].split())
+    return "".join(c for c in line if c.isprintable())[:LONGEST_TRACE]
+
+
+def find_traces(blocks: Blocks, tags: ExifTags) -> Iterator[Finding]:
+    """Yield the traces of generators, editors and source types in a file's metadata."""
+    for keyword, text in blocks.texts:
+        name = COMMENT if keyword == COMMENT else f"text {clip(keyword)}"
+        yield from _settings(name, keyword, text)
+        if keyword.lower() in _SOFTWARE_KEYWORDS:
+            yield from _program(name, text, PROGRAMS)
+        elif keyword == COMMENT or keyword.lower() == "comment":
+            # Free text, in which generators are mentioned for many reasons.
+            yield from _program(name, text, EDITORS)
+    for name, text in tags.texts.items():
+        yield from _settings(f"EXIF {name}", name, text)
+    yield from _program("EXIF Software", tags.texts.get("Software", ""), PROGRAMS)
+    for name, programs, text in _iptc_texts(blocks.resources):
+        yield from _program(f"IPTC {name}", text, programs)
+    if blocks.xmp:
+        yield from _xmp_traces(blocks.xmp.decode("utf-8", "replace"))
+
+
+def _program(field: str, text: str, programs: Programs) -> Iterator[Finding]:
+    for name, pattern, declares in programs:
+        if pattern.search(text[:1000]):
+            trace = ProvenanceTrace("generator" if declares else "editor", field, clip(text))
+            yield Finding(trace, declares, name if declares else "")
+            return
+
+
+def _settings(field: str, keyword: str, text: str) -> Iterator[Finding]:
+    if keyword.lower() in ("aigc", "usercomment"):
+        yield from _aigc(field, f"AIGC {text[:2000]}" if keyword.lower() == "aigc" else text)
+    for name, expected, patterns in SETTINGS:
+        if expected.fullmatch(keyword) and all(pattern.search(text) for pattern in patterns):
+            yield Finding(ProvenanceTrace("generator", field, clip(text)), "ai", name)
+            return
+
+
+def _aigc(field: str, text: str) -> Iterator[Finding]:
+    if "AIGC" in text and (found := _AIGC.search(text)):
+        trace = ProvenanceTrace("generator", field, clip(text[found.start() :]))
+        yield Finding(trace, "ai" if found.group(1) == "1" else "")
+
+
+def _xmp_traces(xmp: str) -> Iterator[Finding]:
+    for name in read_source_types(xmp) if "digitalsourcetype/" in xmp.lower() else ():
+        trace = ProvenanceTrace("source_type", "XMP DigitalSourceType", name)
+        yield Finding(trace, SOURCE_TYPES.get(name, ""), source_type=name)
+    for field, programs in _XMP_FIELDS.items():
+        # Finding the name first is much faster than the pattern.
+        if field in xmp and (value := _XMP_VALUES[field].search(xmp)):
+            yield from _program(f"XMP {field}", value.group(1), programs)
+    yield from _aigc("XMP AIGC", xmp)
+    if "dcterms:provenance" in xmp and (remote := _REMOTE.search(xmp)):
+        yield Finding(ProvenanceTrace("reference", "XMP dcterms:provenance", clip(remote.group(1))))
+
+
+def _iptc_texts(resources: bytes) -> Iterator[tuple[str, Programs, str]]:
+    """Yield the IPTC data sets that name programs: name, what is looked for, text."""
+    position = resources.find(_IPTC_RESOURCE)
+    if position < 0:
+        return
+    # An even-length name follows the id, then the length of the data.
+    name = 1 + resources[position + 6] if position + 6 < len(resources) else 1
+    position += 6 + name + (name & 1)
+    end = min(len(resources), position + 4 + int.from_bytes(resources[position : position + 4], "big"))
+    position += 4
+    for _ in range(200):
+        if position + 5 > end or resources[position] != 0x1C:
+            return
+        record, dataset = resources[position + 1], resources[position + 2]
+        length = int.from_bytes(resources[position + 3 : position + 5], "big")
+        if record == 2 and dataset in _IIM_FIELDS:
+            text = resources[position + 5 : min(end, position + 5 + length)].decode("utf-8", "replace")
+            yield *_IIM_FIELDS[dataset], text
+        position += 5 + length

@@ -1,0 +1,1 @@
+"""``veridict ui``: a page on which people look at answers and decide."""

@@ -1,0 +1,1 @@
+"""``veridict backfill``: judging an archive of images again, as a Ray Data job that can be resumed."""

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo serve check test lint bench loadtest gpu-check manifests-check clean
+.PHONY: demo serve check test lint bench loadtest gpu-check manifests-check audit sbom fuzz clean
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else f"Veridict needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=python3.12")'
@@ -17,6 +17,7 @@ $(VENV)/.serve: $(VENV)/bin/python $(INPUTS)
 
 $(VENV)/.dev: $(VENV)/.serve $(INPUTS)
 	$(PIP) -e '.[server,ui,train,explain,engines,load,dev]'
+	@command -v chromium >/dev/null || echo 'No Chromium: the browser tests of veridict ui will be skipped (Debian: apt-get install chromium)'
 	touch $@
 
 demo: $(VENV)/.serve
@@ -56,6 +57,14 @@ gpu-check: $(VENV)/.dev
 	if nvidia-smi -L >/dev/null 2>&1 && ! $(BIN)/python -c 'import tensorrt; tensorrt.Builder' >/dev/null 2>&1; then $(PIP) $(TENSORRT); fi
 	$(BIN)/veridict gpu-check
 
+# New files go to build/fuzz; a finding is written to build/fuzz as well and ends the run.
+FUZZ_SECONDS ?= 600
+
+fuzz: $(VENV)/.dev
+	$(PIP) -e '.[fuzz]'
+	mkdir -p build/fuzz/corpus
+	$(BIN)/python -m veridict.loadtests.hostile.fuzz build/fuzz/corpus tests/fuzz/corpus -max_len=8000 -timeout=20 -rss_limit_mb=2048 -artifact_prefix=build/fuzz/ -max_total_time=$(FUZZ_SECONDS)
+
 # checkov has many pins of its own, so it gets an environment of its own. Also needs kubectl, which pip cannot install.
 build/checkov/bin/checkov:
 	$(PYTHON) -m venv build/checkov
@@ -63,6 +72,14 @@ build/checkov/bin/checkov:
 
 manifests-check: $(VENV)/.dev build/checkov/bin/checkov
 	$(BIN)/python -m pytest tests/deploy/kubernetes
+
+# The packages of the images, by their lock files. Needs the network of the vulnerability service (osv.dev).
+audit: $(VENV)/.dev
+	$(BIN)/veridict audit --lock deploy/docker/locks/triton.txt deploy/docker/locks/worker.txt deploy/docker/locks/torch-cpu.txt
+
+sbom: $(VENV)/.dev
+	mkdir -p build
+	$(BIN)/veridict sbom --extras server --output build/sbom.json
 
 clean:
 	rm -rf $(VENV) build

@@ -6,10 +6,15 @@ from veridict.forensics.contract import (
     Evidence,
     Face,
     ImageFacts,
+    KnownContent,
+    KnownMatch,
     ModelVersions,
+    Provenance,
+    ProvenanceTrace,
     Signal,
     Verdict,
 )
+from veridict.forensics.policy_answers import LabelScore, Shadow
 
 from ._aio import AsyncDetectorClient
 from ._config import ClientConfig, Tls
@@ -21,7 +26,9 @@ from ._errors import (
     OverloadedError,
     ProtocolError,
     ServerError,
+    TlsError,
     UnavailableError,
+    UnknownPolicyError,
     VeridictError,
 )
 from ._sync import DetectorClient
@@ -43,16 +50,24 @@ __all__ = [
     "InputError",
     "InternalError",
     "InvalidImageError",
+    "KnownContent",
+    "KnownMatch",
+    "LabelScore",
     "ModelVersions",
     "OverloadedError",
     "ProtocolError",
+    "Provenance",
+    "ProvenanceTrace",
     "ReplicaState",
     "Result",
     "ServerError",
+    "Shadow",
     "Signal",
     "Tls",
+    "TlsError",
     "Transport",
     "UnavailableError",
+    "UnknownPolicyError",
     "Verdict",
     "VeridictError",
 ]

@@ -41,18 +41,21 @@ class AsyncDetectorClient:
         request_id: str = "",
         deadline: float | None = None,
         trace_context: Mapping[str, str] | None = None,
+        policy: str | None = None,
     ) -> Verdict:
         """Return the verdict on one image; arguments and errors as :meth:`DetectorClient.detect`."""
         request_id = request_id or uuid.uuid4().hex
         attempts = Attempts(self.config, deadline, request_id)  # the deadline includes the conversion
         data = await asyncio.to_thread(encode_input, image)
+        named = self.config.policy if policy is None else policy
         with request_span(request_id, trace_context) as headers:
-            return await self._ask(Request(data, request_id, headers), attempts)
+            return await self._ask(Request(data, request_id, headers, named), attempts)
 
     async def _ask(self, request: Request, attempts: Attempts) -> Verdict:
         for left in attempts:
             try:
-                return parse_answer(await self._cluster.infer(request, attempts, left), request.request_id)
+                answer = await self._cluster.infer(request, attempts, left)
+                return parse_answer(answer, request.request_id, request.policy)
             except VeridictError as error:
                 await asyncio.sleep(attempts.pause_after(error, self._cluster.elsewhere(attempts)))
         raise attempts.failure()

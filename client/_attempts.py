@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ._config import ClientConfig
-from ._errors import DeadlineError, InternalError, OverloadedError, VeridictError, is_retryable
+from ._errors import DeadlineError, InternalError, OverloadedError, TlsError, VeridictError, is_retryable
 from .balancer import Replica
 
 
@@ -37,7 +37,7 @@ class Attempts:
 
         There is no wait where a replica failed and another one can be asked (``elsewhere``). After a refusal the client
         waits all the same, since the other replicas are likely to be full too. An internal error is retried once, and
-        only elsewhere: the image may be the cause.
+        only elsewhere: the image may be the cause. So is one without a trusted connection.
 
         Raises:
             VeridictError: ``error`` itself, when a retry cannot help or this was the last attempt.
@@ -45,6 +45,8 @@ class Attempts:
         again = is_retryable(error)
         if isinstance(error, InternalError):
             again = elsewhere and not isinstance(self._last, InternalError)
+        elif isinstance(error, TlsError):
+            again = elsewhere
         self._last = error
         if not again or self._attempt + 1 == self._config.attempts:
             raise error

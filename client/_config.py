@@ -87,7 +87,8 @@ class ClientConfig:
     all attempts. ``attempts``: their number, the first one included. ``backoff``: the wait before attempt n is random
     between 0 and ``backoff`` x 2^n seconds (full jitter), but never longer than the deadline. ``concurrency``: requests
     in flight of ``detect_many``. ``throttle``: while a server refuses requests, the client sends it at most this many
-    times what it accepts (:mod:`.throttle`); 0 sends everything.
+    times what it accepts (:mod:`.throttle`); 0 sends everything. ``policy``: the name of the policy that judges; "":
+    none is named.
 
     With several replicas: after ``eject_after`` consecutive failures a replica gets no requests for ``eject_seconds``,
     and twice as long each time until 60 times as long; then it must answer a readiness check. ``hedge_after``: seconds
@@ -112,6 +113,7 @@ class ClientConfig:
     resolve_seconds: float = 30.0
     connection_age: float = 0.0
     keepalive: float = 20.0
+    policy: str = ""
 
     def __post_init__(self) -> None:
         """Check ranges; raise ValueError naming the setting."""

@@ -48,28 +48,33 @@ class DetectorClient:
         request_id: str = "",
         deadline: float | None = None,
         trace_context: Mapping[str, str] | None = None,
+        policy: str | None = None,
     ) -> Verdict:
         """Return the verdict on one image: encoded bytes, a path, a PIL image or a uint8 RGB array.
 
         ``deadline``: seconds from the call, over all attempts. ``trace_context``: ``traceparent`` and ``tracestate``,
-        sent as gRPC metadata.
+        sent as gRPC metadata. ``policy``: the name of the policy that judges, in place of the configured one; "" names
+        none.
 
         Raises:
             InputError: the input cannot be sent.
             InvalidImageError: the server refuses the image.
+            UnknownPolicyError: the server has no policy of this name.
             ServerError: no verdict, after the retries that make sense.
             ProtocolError: the server does not speak ``veridict/1``.
         """
         request_id = request_id or uuid.uuid4().hex
         attempts = Attempts(self.config, deadline, request_id)  # the deadline includes the conversion
         data = encode_input(image)
+        named = self.config.policy if policy is None else policy
         with request_span(request_id, trace_context) as headers:
-            return self._ask(Request(data, request_id, headers), attempts)
+            return self._ask(Request(data, request_id, headers, named), attempts)
 
     def _ask(self, request: Request, attempts: Attempts) -> Verdict:
         for left in attempts:
             try:
-                return parse_answer(self._cluster.infer(request, attempts, left), request.request_id)
+                answer = self._cluster.infer(request, attempts, left)
+                return parse_answer(answer, request.request_id, request.policy)
             except VeridictError as error:
                 time.sleep(attempts.pause_after(error, self._cluster.elsewhere(attempts)))
         raise attempts.failure()

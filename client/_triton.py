@@ -35,7 +35,9 @@ def request_arguments(config: ClientConfig, request: Request, timeout: float) ->
     """
     tensor = triton.InferInput(IMAGE.name, [1, 1], "BYTES")
     tensor.set_data_from_numpy(np.array([[request.data]], dtype=np.object_))
+    named = {"parameters": {"policy": request.policy}} if request.policy else {}
     return {
+        **named,
         "model_name": config.model,
         "inputs": [tensor],
         "outputs": [triton.InferRequestedOutput(VERDICT.name)],

@@ -31,11 +31,12 @@ Outcome = Answer | VeridictError
 
 @dataclass(frozen=True)
 class Request:
-    """One image to judge, as it is sent: encoded bytes, the request's id, and gRPC metadata."""
+    """One image to judge, as it is sent: encoded bytes, the request's id, gRPC metadata, and a policy's name or ""."""
 
     data: bytes
     request_id: str
     headers: dict[str, str]
+    policy: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,16 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         raise InputError(f"cannot read {os.fspath(path)!r}: {error}") from error
 
 
-def parse_answer(answer: Answer, request_id: str) -> Verdict:
+def parse_answer(answer: Answer, request_id: str, policy: str = "") -> Verdict:
     """Return the typed verdict.
 
     Raises:
-        ProtocolError: the document is no ``veridict/1`` document.
+        ProtocolError: the document is no ``veridict/1`` document, or another policy judged than the request named.
     """
     try:
-        return Verdict.from_json(answer.document)
+        verdict = Verdict.from_json(answer.document)
     except ValueError as error:
         raise ProtocolError(str(error), request_id=request_id) from error
+    if policy and verdict.policy != policy:  # a server that knows no policies ignores the name
+        raise ProtocolError(f"the server did not judge by the policy {policy!r}", request_id=request_id)
+    return verdict

@@ -11,10 +11,11 @@ from pathlib import Path
 from veridict.deploy import option_types
 
 from ._config import ClientConfig
-from ._errors import ServerError
+from ._errors import ServerError, TlsError
 from ._sync import DetectorClient
 from ._types import Result
 from .connection import add_connection_arguments, connection_or_exit
+from .formats import FORMATS
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp"}
 #: Files that macOS writes beside an image on foreign disks and in archives: metadata under the image's own suffix.
@@ -27,7 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="image files, folders (searched through), or - for stdin"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document per line instead of text")
+    parser.add_argument(
+        "--format",
+        choices=("text", *FORMATS),
+        default="text",
+        help="text for people, or one JSON document per line: Veridict's own, or shaped like the answers of Hive or "
+        "Sightengine (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument(
         "--concurrency", type=option_types.whole(1, 10000), default=ClientConfig.concurrency, help="requests in flight"
     )
@@ -35,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", type=option_types.seconds, default=ClientConfig.deadline, help="seconds for one image"
     )
+    parser.add_argument("--policy", default="", metavar="NAME", help="the policy of the server that judges")
     add_connection_arguments(parser)
 
 
@@ -47,7 +56,7 @@ def find_images(paths: list[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         if path != "-" and Path(path).is_dir():
-            inside = sorted(str(p) for p in Path(path).rglob("*") if _is_image_name(p) and p.is_file())
+            inside = sorted(str(p) for p in Path(path).rglob("*") if is_image_name(p.name) and p.is_file())
             if not inside:
                 raise ValueError(f"no JPEG, PNG or WebP file in {path}")
             found += inside
@@ -60,8 +69,9 @@ def find_images(paths: list[str]) -> list[str]:
     return found
 
 
-def _is_image_name(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(_APPLE_DOUBLE)
+def is_image_name(name: str) -> bool:
+    """Return whether a file in a folder is taken for an image: by its suffix; a file name without folders."""
+    return Path(name).suffix.lower() in _SUFFIXES and not name.startswith(_APPLE_DOUBLE)
 
 
 def _read(names: list[str]) -> Iterator[str | bytes]:
@@ -69,12 +79,10 @@ def _read(names: list[str]) -> Iterator[str | bytes]:
         yield sys.stdin.buffer.read() if name == "-" else name
 
 
-def _print(name: str, result: Result, as_json: bool) -> None:
+def _print(name: str, result: Result, form: str) -> None:
     shown = "stdin" if name == "-" else name
-    if as_json and result.verdict is not None:
-        print(json.dumps({"path": shown, **json.loads(result.verdict.to_json())}))
-    elif as_json and result.error is not None:
-        print(json.dumps({"path": shown, "error": {"code": result.error.code, "message": result.error.message}}))
+    if form in FORMATS:
+        print(json.dumps(FORMATS[form](shown, result)))
     elif result.verdict is not None:
         print(f"{shown}\n{result.verdict.to_text()}\n")
     elif result.error is not None:
@@ -91,20 +99,23 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"veridict detect: {error}", file=sys.stderr)
         return 2
     failed = 0
-    config = connection_or_exit(arguments, deadline=arguments.deadline, concurrency=arguments.concurrency)
+    config = connection_or_exit(
+        arguments, deadline=arguments.deadline, concurrency=arguments.concurrency, policy=arguments.policy
+    )
     with DetectorClient(config=config) as client:
         hidden = arguments.quiet or len(names) < _BAR_FROM or not sys.stderr.isatty()
         with tqdm(total=len(names), unit="image", disable=hidden) as bar:
             for result in client.detect_many(_read(names)):
                 with tqdm.external_write_mode(file=sys.stdout):
-                    _print(names[result.index], result, arguments.json)
+                    _print(names[result.index], result, arguments.format)
                 bar.update()
                 failed += result.error is not None
                 if isinstance(result.error, ServerError) and failed == 1 and not client.ready():
-                    print(
-                        f"veridict detect: no detector at {arguments.url}: start one with veridict serve",
-                        file=sys.stderr,
-                    )
+                    if not isinstance(result.error, TlsError):
+                        print(
+                            f"veridict detect: no detector at {arguments.url}: start one with veridict serve",
+                            file=sys.stderr,
+                        )
                     return 1
     if failed:
         print(f"{failed} of {len(names)} failed", file=sys.stderr)

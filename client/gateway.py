@@ -2,11 +2,12 @@
 
 ``POST /v1/detect`` takes a multipart form with the image in the field ``media``, or the bytes themselves as the body.
 ``?format=`` chooses one of :data:`.formats.FORMATS`. The answer is the document that ``veridict detect --json`` prints,
-with the file name of the form as ``path``. ``GET /healthz`` is 200 when a detector is ready, else 503.
+with the file name of the form as ``path``. ``?policy=`` names the policy that judges. ``GET /healthz`` is 200 when a
+detector is ready, else 503.
 
-Errors have the codes of the client. HTTP status: 400 for a request without an image, 413 for an image that is too
-large, 422 for one that is refused, 429 when gateway or detector is full, 502 for an answer that is not understood, 503
-without a detector, 504 past the deadline, 500 for the rest.
+Errors have the codes of the client. HTTP status: 400 for a request without an image or with an unknown policy, 413 for
+an image that is too large, 422 for one that is refused, 429 when gateway or detector is full, 502 for an answer that is
+not understood, 503 without a detector, 504 past the deadline, 500 for the rest.
 
 Uploads stay in memory: nothing is written to disk or logged.
 """
@@ -33,6 +34,7 @@ from ._errors import (
     OverloadedError,
     ProtocolError,
     UnavailableError,
+    UnknownPolicyError,
     VeridictError,
 )
 from ._types import Result
@@ -53,6 +55,7 @@ _STATUS = (
     (UnavailableError, 503),
     (ProtocolError, 502),
     (InputError, 400),
+    (UnknownPolicyError, 400),
 )
 
 
@@ -147,7 +150,10 @@ def create_app(config: ClientConfig, max_bytes: int, max_in_flight: int) -> Star
                 raise OverloadedError(f"the gateway has {max_in_flight} requests in flight")
             name, data = await read_upload(request, max_bytes)
             request_id = request.headers.get("x-request-id", "")
-            verdict = await request.app.state.client.detect(data, request_id=request_id)
+            policy = request.query_params.get("policy")
+            if policy == "":
+                raise UnknownPolicyError("the policy has no name")
+            verdict = await request.app.state.client.detect(data, request_id=request_id, policy=policy)
         except VeridictError as error:
             return _failure(error, form, name)
         return JSONResponse(FORMATS[form](name, Result(0, None, verdict, None)))

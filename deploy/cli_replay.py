@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from veridict.forensics.contract import Verdict
-from veridict.forensics.replay import replay_verdict
+from veridict.forensics.named_policies import NamedPolicy, Policies
+from veridict.forensics.replay import Difference, replay_verdict
 
 from .manifest import default_repository
+from .policies import policy_loader
 from .repository import load_judgement
 
 
@@ -26,11 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--repository", type=Path, default=default_repository(), help="the model repository that judged them"
     )
+    parser.add_argument(
+        "--policies", type=Path, metavar="FOLDER", help="the folder of the policies that the answers name"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Replay everything; return 0 when all answers are sound, 1 when one is not or could not be replayed."""
     judgement = load_judgement(arguments.repository)
+    policies = Policies(NamedPolicy(judgement))
+    if arguments.policies is not None:
+        policies = policy_loader(arguments.repository, judgement=judgement)(arguments.policies)
     sound = failed = 0
     for name in arguments.answers:
         try:
@@ -43,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         for place, text in _split(data.decode(errors="replace")):
             where = f"{name}:{place}" if place else name
             try:
-                differences = replay_verdict(_parse(text), judgement.calibration, judgement.policy)
+                differences = _replay(_parse(text), policies)
             except (ValueError, ArithmeticError) as error:
                 print(f"{where}: {error}", file=sys.stderr)
                 failed += 1
@@ -55,6 +63,19 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{sound} sound, {failed} not")
     # A file without an answer proves nothing.
     return 0 if sound and not failed else 1
+
+
+def _replay(verdict: Verdict, policies: Policies) -> list[Difference]:
+    """Return the differences by the policy that the answer names.
+
+    Raises:
+        ValueError: the policy is not there, or not of the version that judged.
+    """
+    named = policies.by_name.get(verdict.policy) if verdict.policy else policies.unnamed
+    if named is None:
+        raise ValueError(f"the answer was judged by the policy {verdict.policy!r}, which no folder of --policies has")
+    by = named.judgement
+    return replay_verdict(verdict, by.calibration, by.policy, by.ignored)
 
 
 def _split(text: str) -> Iterator[tuple[int, str]]:

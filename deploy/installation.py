@@ -10,6 +10,11 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+#: The environment variable with the folder of banks of known pictures; unset or empty: nothing is searched.
+KNOWN_CONTENT = "VERIDICT_KNOWN_CONTENT"
+#: The environment variable with the folder of policies that requests can name; unset or empty: there are none.
+POLICIES = "VERIDICT_POLICIES"
+
 
 class LaunchError(RuntimeError):
     """The server could not be started or died; the message says why and what to do."""
@@ -61,13 +66,24 @@ def private_backends(installation: Installation, folder: Path) -> Path:
     return target.parent
 
 
-def environment(installation: Installation) -> dict[str, str]:
-    """Return the child's environment: the stub embeds the ``python3`` that stands first on PATH."""
+def environment(
+    installation: Installation, known_content: Path | None = None, policies: Path | None = None
+) -> dict[str, str]:
+    """Return the child's environment: the stub embeds the ``python3`` that stands first on PATH.
+
+    ``known_content``: the folder of banks of known pictures, ``policies``: that of policies by name; None leaves what
+    this process has.
+    """
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     if sys.prefix != sys.base_prefix:
         env["VIRTUAL_ENV"] = sys.prefix
     env.pop("PYTHONHOME", None)
+    env.setdefault("ORT_DISABLE_TELEMETRY", "1")  # forensics/onnx_runtime.py says why
+    if known_content is not None:
+        env[KNOWN_CONTENT] = str(known_content.resolve())
+    if policies is not None:
+        env[POLICIES] = str(policies.resolve())
     if installation.bundled is not None:
         libraries = [
             sysconfig.get_config_var("LIBDIR") or "",

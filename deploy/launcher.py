@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from .installation import Installation, LaunchError, environment, find_triton, private_backends
+from .hardening import hardening_options
+from .installation import POLICIES, Installation, LaunchError, environment, find_triton, private_backends
 from .leftovers import remove_leftovers, start_guard
 from .local_http import open_url
 from .manifest import default_repository
+from .policies import check_policies
 from .ports import AddressError, free_ports
 from .repository import check_repository
+from .server_tls import ServerTls, check_exposure
 from .shared_memory import check_shared_memory
+from .start_gate import StartGate
 from .stub_processes import StubWatch
 from .tracing import triton_arguments
 
@@ -35,7 +39,9 @@ _WATCH_INTERVAL = 0.2
 class ServerSettings:
     """How to start one server. Ports: 0 picks a free one. ``otlp`` and ``trace_rate``: see :mod:`.tracing`.
 
-    ``options``: further options of tritonserver, such as ``--grpc-max-connection-age=30000``.
+    ``options``: further options of tritonserver, such as ``--grpc-max-connection-age=30000``. ``tls``: of the gRPC
+    endpoint; health and metrics have none. ``admin_key``: see :mod:`.hardening`.
+    ``known_content``: the folder of banks of known pictures. ``policies``: the folder of policies by name.
     """
 
     repository: Path = field(default_factory=default_repository)
@@ -49,6 +55,15 @@ class ServerSettings:
     otlp: str = ""
     trace_rate: int = 0
     options: tuple[str, ...] = ()
+    tls: ServerTls | None = None
+    admin_key: str = field(default="", repr=False)
+    known_content: Path | None = None
+    policies: Path | None = None
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Return the wanted ports by name."""
+        return {"grpc": self.grpc_port, "http": self.http_port, "metrics": self.metrics_port}
 
 
 def pick_ports(settings: ServerSettings) -> dict[str, int]:
@@ -57,9 +72,8 @@ def pick_ports(settings: ServerSettings) -> dict[str, int]:
     Raises:
         LaunchError: the address or a port cannot be used, or two ports are the same.
     """
-    wanted = {"grpc": settings.grpc_port, "http": settings.http_port, "metrics": settings.metrics_port}
     try:
-        return free_ports(settings.host, wanted)
+        return free_ports(settings.host, settings.ports)
     except AddressError as error:
         raise LaunchError(str(error)) from error
 
@@ -68,7 +82,7 @@ class TritonServer:
     """A tritonserver child process; a context manager that is ready inside the ``with`` and gone after it.
 
     Raises (on entering):
-        LaunchError: Triton or a port is not to be had, or the server ended before it was ready.
+        LaunchError: Triton, a port or a sound policy is not to be had, or the server ended before it was ready.
         RepositoryError: the model repository is incomplete or altered.
     """
 
@@ -83,6 +97,7 @@ class TritonServer:
         self._guard: subprocess.Popen[bytes] | None = None
         self._watcher: threading.Thread | None = None
         self._stopping = threading.Event()
+        self._gate: StartGate | None = None
         #: Why the server was ended because it could no longer answer; "" while it can.
         self.fault = ""
         self.ports: dict[str, int] = {}
@@ -105,7 +120,8 @@ class TritonServer:
 
     @property
     def _shared_memory_prefix(self) -> str:
-        return f"veridict-{os.getpid()}-{self.ports['grpc']}-"
+        # A standby has the ports of the server that it replaces, so these do not tell them apart.
+        return f"veridict-{os.getpid()}-{self.ports['grpc']}-{id(self):x}-"
 
     def command(self, installation: Installation, folder: Path) -> list[str]:
         """Return the command line."""
@@ -125,6 +141,8 @@ class TritonServer:
             # Its own prefix keeps two servers on one machine from taking each other's shared memory for leftovers.
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory_prefix}",
             *triton_arguments(settings.otlp, settings.trace_rate),
+            *hardening_options(installation, settings.admin_key, settings.options),
+            *(settings.tls.arguments() if settings.tls is not None else ()),
             *settings.options,
         ]
         if settings.profile == "cpu":
@@ -134,35 +152,62 @@ class TritonServer:
         return arguments
 
     def start(self) -> None:
-        """Start the server and return once every model is ready."""
-        check_repository(self.settings.repository, self.settings.profile)
-        installation = find_triton()
-        self.ports = pick_ports(self.settings)
-        if warning := check_shared_memory(self.settings.repository, self.settings.profile):
-            self._say(warning)
-        self.fault = ""
-        self._stopping.clear()
-        self._folder = Path(tempfile.mkdtemp(prefix="veridict-"))
+        """Start the server, or let the standby that it is listen; return once every model is ready."""
         try:
-            self._process = subprocess.Popen(
-                self.command(installation, self._folder),
-                env=environment(installation),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                start_new_session=True,  # an interrupt at the terminal reaches us, and we stop it in order
-            )
-            self._guard = start_guard(self._process.pid, self._shared_memory_prefix, self._folder)
-            self._reader = threading.Thread(target=self._read_log, daemon=True)
-            self._reader.start()
-            self._watcher = threading.Thread(target=self._watch_stubs, args=(self._process,), daemon=True)
-            self._watcher.start()
+            if self._process is None:
+                self._launch()
+            self.release()
             self._wait_until_ready()
         except BaseException:
             self.stop()
             raise
+
+    def hold(self) -> None:
+        """Start a warm standby: its models load, and it listens only after :meth:`start`. No port may be 0."""
+        try:
+            self._launch(standby=True)
+        except BaseException:
+            self.stop()
+            raise
+
+    def release(self) -> None:
+        """Let a standby listen as soon as its models are loaded; without effect on other servers."""
+        if self._gate is not None:
+            self._gate.open()
+            self._gate = None
+
+    def _launch(self, standby: bool = False) -> None:
+        check_repository(self.settings.repository, self.settings.profile)
+        if policies := self.settings.policies or os.environ.get(POLICIES):
+            check_policies(Path(policies), self.settings.repository, self.settings.profile)
+        installation = find_triton()
+        if standby:  # ports and shared memory are still those of the server that it will replace
+            self.ports = self.settings.ports
+        else:
+            self.ports = pick_ports(self.settings)
+            warnings = [check_shared_memory(self.settings.repository, self.settings.profile)]
+            for warning in filter(None, warnings + check_exposure(self.settings.host, self.settings.tls)):
+                self._say(warning)
+        self.fault = ""
+        self._stopping.clear()
+        self._folder = Path(tempfile.mkdtemp(prefix="veridict-"))
+        self._gate = StartGate(self._folder) if standby else None
+        self._process = subprocess.Popen(
+            self.command(installation, self._folder),
+            env=environment(installation, self.settings.known_content, self.settings.policies)
+            | (self._gate.environment if self._gate is not None else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # an interrupt at the terminal reaches us, and we stop it in order
+        )
+        self._guard = start_guard(self._process.pid, self._shared_memory_prefix, self._folder)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        self._watcher = threading.Thread(target=self._watch_stubs, args=(self._process,), daemon=True)
+        self._watcher.start()
 
     def _say(self, line: str) -> None:
         self._tail.append(line)
@@ -205,16 +250,19 @@ class TritonServer:
         """Return whether the server process runs."""
         return self._process is not None and self._process.poll() is None
 
-    def wait(self) -> int:
-        """Block until the server ends by itself; return its exit status."""
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until the server ends by itself, at most ``timeout`` seconds; return its exit status, or None."""
         assert self._process is not None
-        return self._process.wait()
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """Stop the server: requests in flight are finished, then its whole process group is gone; idempotent."""
         self._stopping.set()
         if self._process is not None:
-            if self.alive():
+            if self.alive() and self._gate is None:  # a standby has nothing to finish
                 self._process.send_signal(signal.SIGTERM)
                 try:
                     self._process.wait(self.settings.stop_timeout)
@@ -228,6 +276,7 @@ class TritonServer:
             if self._process.stdout is not None:
                 self._process.stdout.close()
             self._process = None
+        self.release()
         if self._guard is not None:
             self._guard.kill()
             self._guard.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 PROMPT_BANK = Path("fusion/1/prompt_bank.npz")
 CALIBRATION = Path("fusion/1/calibration.json")
 POLICY = Path("fusion/1/policy.json")
+#: The text tower's tokenizer, which the labels of policies need: a vocabulary of word pieces, or a list of byte pairs.
+WORD_PIECES, MERGES = Path("clip_text/1/word_pieces.txt"), Path("clip_text/1/merges.txt")
 
 
 def query_gpus(what: str) -> list[str]:
@@ -131,11 +134,17 @@ def load_prompt_bank(path: Path) -> PromptBank:
     """Return the prompt bank of an ``.npz`` file.
 
     Raises:
-        RepositoryError: the rows are not one per class.
+        RepositoryError: the file is no prompt bank, its numbers are not finite, or the rows are not one per class.
     """
-    with np.load(path, allow_pickle=False) as stored:
-        embeddings, labels, scale = stored["embeddings"], stored["labels"], float(stored["scale"])
-        offsets = stored["offsets"] if "offsets" in stored.files else np.zeros(len(labels))
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            embeddings, labels, scale = stored["embeddings"], stored["labels"], float(stored["scale"])
+            offsets = stored["offsets"] if "offsets" in stored.files else np.zeros(len(labels))
+        finite = all(np.isfinite(numbers).all() for numbers in (embeddings, offsets, scale))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise RepositoryError(f"{path} is no prompt bank: {error}") from error
+    if not finite:
+        raise RepositoryError(f"{path} is no prompt bank: a number is not finite")
     if embeddings.ndim != 2 or len(embeddings) != 2 + len(labels) or offsets.shape != labels.shape:
         raise RepositoryError(f"{path}: {embeddings.shape} embeddings for 2 + {len(labels)} classes")
     return PromptBank(

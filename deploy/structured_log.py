@@ -2,7 +2,7 @@
 
 Fields: ``time`` (RFC 3339, UTC), ``level``, ``logger``, ``message``, and where there is one ``request_id``,
 ``trace_id``, ``span_id``, ``source`` (file:line of Triton) and ``exception``. No code logs image bytes, and a message
-is cut after ``LONGEST`` characters.
+is cut after ``LONGEST`` characters. User names and passwords in URLs are replaced by ``***``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,19 @@ _REQUEST = re.compile(r"\[request id: (?!<id_unknown>)([^\]]+)\]")
 _CONTEXT = ("request_id", "job", "method")
 
 
+#: The user name and the password of a URL.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/]+@")
+
+
+def hide_credentials(text: str) -> str:
+    """Return the text with ``***`` in place of the user name and password of every URL in it."""
+    return _CREDENTIALS.sub("***@", text)
+
+
 def _line(time: datetime, level: str, logger: str, message: str, **more: str) -> str:
     fields = {"time": time.isoformat(timespec="milliseconds"), "level": level, "logger": logger}
-    return json.dumps({**fields, "message": message[:LONGEST], **{name: text for name, text in more.items() if text}})
+    shown = hide_credentials(message)[:LONGEST]
+    return json.dumps({**fields, "message": shown, **{name: text for name, text in more.items() if text}})
 
 
 def format_triton_line(line: str, now: datetime | None = None) -> str:
@@ -79,7 +89,7 @@ class JsonFormatter(logging.Formatter):
             record.name,
             record.getMessage(),
             **context,
-            exception=self.formatException(record.exc_info)[-LONGEST:] if record.exc_info else "",
+            exception=hide_credentials(self.formatException(record.exc_info))[-LONGEST:] if record.exc_info else "",
         )
 
 
@@ -93,11 +103,20 @@ def _current_span() -> dict[str, str]:
 
 def print_line(text: str, form: str, level: str = "ERROR") -> None:
     """Print what a command has to say to standard error: as it is, or as JSON by the logger ``veridict``."""
-    print(_line(datetime.now(UTC), level, "veridict", text) if form == "json" else text, file=sys.stderr, flush=True)
+    shown = _line(datetime.now(UTC), level, "veridict", text) if form == "json" else hide_credentials(text)
+    print(shown, file=sys.stderr, flush=True)
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as a line for people, with a traceback after it where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return hide_credentials(super().format(record))
 
 
 def set_up_logging(form: str) -> None:
     """Log to standard error from level INFO on, as ``text`` or as ``json``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter("%(asctime)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -12,8 +12,24 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from .policy_answers import LabelScore, Shadow
+
 SCHEMA = "veridict/1"
 Reading = Literal["low", "normal", "high", ""]
+#: What is known of a file's content credentials (C2PA). ``unchecked``: nobody looked. ``remote``: they are said to lie
+#: on another server, which is not asked. ``trusted``, ``untrusted``: valid, and the signer is or is not on the trust
+#: list. ``nonconforming``: signature and hashes match, but a rule of the standard is broken, such as an expired
+#: certificate. ``tampered``: they do not match the file. ``unreadable``: they are damaged or too large.
+CredentialStatus = Literal[
+    "unchecked", "none", "remote", "trusted", "untrusted", "nonconforming", "tampered", "unreadable"
+]
+#: How a file says that it was made: by AI, edited with AI, from synthetic parts, recorded by a camera; "" = not at all.
+Declared = Literal["", "ai", "ai_edited", "composite", "capture"]
+#: Who stands behind the declaration: nobody, whoever wrote the metadata, an unknown signer, a signer on the trust list.
+Guarantee = Literal["", "metadata", "signed", "trusted"]
+#: Whether the camera data fit the file; "" = there are none. ``bare``: there is nothing to check them by. ``resaved``:
+#: software wrote the file after the camera did. ``contradicts``: they belong to another picture.
+CameraData = Literal["", "bare", "agrees", "resaved", "contradicts"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,37 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class KnownMatch:
+    """An entry of a bank of known pictures that is like the image.
+
+    ``disposition`` is what the bank's pictures are known to be ("deepfake", "real" or a word of the operator's).
+    ``label`` and ``id`` are the entry's, "" without one. ``distance``: how many of the hash's 256 bits differ (0..31).
+    """
+
+    bank: str
+    disposition: str
+    label: str
+    id: str
+    distance: int
+
+
+@dataclass(frozen=True)
+class KnownContent:
+    """The image's PDQ hash (64 hexadecimal digits), and what banks of known hashes say about it.
+
+    ``quality`` (0..100): a hash below 50 is not searched. ``matches``: of each bank the nearest entries, nearest first.
+    ``banks``: the version of the banks that were searched, "" where none was. ``decides``: the verdict follows from a
+    match.
+    """
+
+    pdq: str
+    quality: int
+    matches: tuple[KnownMatch, ...] = ()
+    banks: str = ""
+    decides: bool = False
+
+
+@dataclass(frozen=True)
 class ModelVersions:
     """Which models judged: the first 12 digits of the sha256 of each.
 
@@ -94,11 +141,52 @@ class ModelVersions:
 
 
 @dataclass(frozen=True)
+class ProvenanceTrace:
+    """One entry of the metadata that says where a file comes from; ``value`` has at most 200 characters.
+
+    ``kind``: ``generator``, ``editor``, ``source_type``, ``reference`` (to remote credentials) or ``camera``.
+    """
+
+    kind: str
+    field: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a file says about where it comes from.
+
+    ``declares`` is what intact credentials or the metadata say, ``guarantee`` who stands behind it, and ``decides``
+    whether the verdict follows from it. ``generator``, ``source_type`` (the last part of the IPTC digital source type)
+    and ``signer`` are the file's own words. ``codes``: the failed checks of the credentials, by C2PA's names.
+    ``text``: all of it as one sentence.
+    """
+
+    status: CredentialStatus = "unchecked"
+    declares: Declared = ""
+    guarantee: Guarantee = ""
+    generator: str = ""
+    source_type: str = ""
+    signer: str = ""
+    codes: tuple[str, ...] = ()
+    traces: tuple[ProvenanceTrace, ...] = ()
+    camera: CameraData = ""
+    decides: bool = False
+    text: str = ""
+
+
+#: The provenance of a file that nobody looked at.
+UNCHECKED = Provenance()
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The whole answer about one image: ``deepfake`` where ``fake_probability`` reaches ``threshold``.
 
     ``confidence`` is low where ``doubts`` names a reason (see :data:`veridict.forensics.doubts.DOUBTS`). Of
-    ``faces_found`` faces those in ``faces`` were looked at.
+    ``faces_found`` faces those in ``faces`` were looked at. ``provenance`` and ``known_content`` are None in
+    answers of servers that did not look. ``policy``: the name of the policy that judged, "" for the repository's;
+    ``labels`` and ``shadow`` are what it asks for.
     """
 
     request_id: str
@@ -117,6 +205,11 @@ class Verdict:
     threshold: float = 0.5
     doubts: tuple[str, ...] = ()
     faces_found: int = 0
+    provenance: Provenance | None = None
+    known_content: KnownContent | None = None
+    policy: str = ""
+    labels: dict[str, LabelScore] = field(default_factory=dict)
+    shadow: tuple[Shadow, ...] = ()
     schema: str = SCHEMA
 
     def to_json(self) -> str:

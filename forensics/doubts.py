@@ -7,12 +7,14 @@ answer's contract and is never renamed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .contract import Face
+from .contract import Face, KnownContent
+from .known_content.ruling import KnownRuling
 from .observation import Observation
 from .policy import Policy
+from .provenance.ruling import Ruling
 
 if TYPE_CHECKING:
     from .fusion import Values
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """What a rule may look at: one judged image, and the policy."""
+    """What a rule may look at: one judged image, and the policy.
+
+    ``verdict`` and ``probability`` are those of the pixels, ``ruling`` what the file's provenance decides,
+    ``known`` what is known of the picture, and ``known_ruling`` what that decides.
+    """
 
     observation: Observation
     values: Values
@@ -28,6 +34,16 @@ class Judged:
     probability: float
     faces: Sequence[Face]
     policy: Policy
+    ruling: Ruling | None = None
+    known: KnownContent | None = None
+    known_ruling: KnownRuling | None = None
+
+    @property
+    def known_otherwise(self) -> bool:
+        """Return whether a bank knows the image as the opposite of its verdict."""
+        verdict = self.known_ruling.verdict if self.known_ruling else "deepfake" if self.ruling else self.verdict
+        opposite = "real" if verdict == "deepfake" else "deepfake"
+        return self.known is not None and any(match.disposition == opposite for match in self.known.matches)
 
     @property
     def little_to_see(self) -> bool:
@@ -84,9 +100,62 @@ DOUBTS = (
         "only the first frame was looked at",
     ),
 )
-WORDS = {doubt.code: doubt.words for doubt in DOUBTS}
+#: Doubts that do not depend on what the pixels' verdict is.
+_ABOUT_PICTURE = ("little_to_see", "unusual_picture", "animation")
+#: Reasons of the file itself. They are looked at also where its provenance decides.
+FILE_DOUBTS = (
+    Doubt(
+        "declared_only",
+        lambda judged: judged.ruling is not None and judged.ruling.guarantee != "trusted",
+        "what a file says of itself can be written by anyone",
+    ),
+    Doubt(
+        "declares_ai",
+        lambda judged: (
+            judged.ruling is None
+            and judged.verdict == "real"
+            and judged.observation.provenance.declares in ("ai", "ai_edited", "composite")
+        ),
+        "the file says that AI or synthetic parts were used",
+    ),
+    Doubt(
+        "credentials_tampered",
+        lambda judged: judged.observation.provenance.status == "tampered",
+        "its content credentials do not match it",
+    ),
+    Doubt(
+        "camera_contradicted",
+        lambda judged: judged.verdict == "real" and judged.observation.provenance.camera == "contradicts",
+        "its camera data belong to another picture",
+    ),
+)
+#: Reasons of known content.
+KNOWN_DOUBTS = (
+    Doubt(
+        "known_otherwise",
+        lambda judged: judged.known_otherwise,
+        "a bank of known pictures contradicts the verdict",
+    ),
+)
+WORDS = {doubt.code: doubt.words for doubt in (*DOUBTS, *FILE_DOUBTS, *KNOWN_DOUBTS)}
 
 
 def list_doubts(judged: Judged) -> tuple[str, ...]:
-    """Return the codes of the doubts that hold, in the order of the table; none means high confidence."""
-    return tuple(doubt.code for doubt in DOUBTS if doubt.holds(judged))
+    """Return the codes of the doubts that hold, in the order of the tables; none means high confidence.
+
+    Where a trusted signer decides, what the pixels show does not matter. Where a declaration decides that anyone could
+    have written, confidence is high only if the pixels alone give the same verdict without a doubt. Where known content
+    decides, only a face or a bank that contradicts it matters.
+    """
+    known = tuple(doubt.code for doubt in KNOWN_DOUBTS if doubt.holds(judged))
+    if judged.known_ruling is not None:
+        decided = replace(judged, verdict=judged.known_ruling.verdict)
+        return tuple(d.code for d in DOUBTS if d.code == "face_against_verdict" and d.holds(decided)) + known
+    pixels = tuple(doubt.code for doubt in DOUBTS if doubt.holds(judged))
+    file = tuple(doubt.code for doubt in FILE_DOUBTS if doubt.holds(judged)) + known
+    if judged.ruling is None:
+        return pixels + file
+    if judged.verdict == "deepfake" and not pixels:
+        return tuple(code for code in file if code != "declared_only")
+    about_picture = tuple(code for code in pixels if code in _ABOUT_PICTURE)
+    return file if judged.ruling.guarantee == "trusted" else about_picture + file

@@ -16,6 +16,7 @@ import numpy as np
 
 from .arrays import Float32Array, Pixels
 from .decode import DecodedImage
+from .onnx_runtime import disable_telemetry
 from .pixels import cut
 from .resize import halve_to, halved, shrink
 from .signature import CLIP_SIZE, FACE_SIZE
@@ -51,6 +52,8 @@ def face_finder_file() -> Path:
 @cache
 def _session() -> Any:
     """Return the network. Threads share the session; every call computes on its own thread only."""
+    disable_telemetry()
+
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

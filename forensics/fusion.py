@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from .arrays import Float32Array, Float64Array
 from .calibration import Calibration, Regime
-from .contract import Category, ClipPrediction, Evidence, Face, ModelVersions, Reading, Signal, Verdict
+from .contract import (
+    Category,
+    ClipPrediction,
+    Evidence,
+    Face,
+    KnownContent,
+    ModelVersions,
+    Provenance,
+    Reading,
+    Signal,
+    Verdict,
+)
 from .doubts import Judged, list_doubts
+from .known_content.ruling import rule_known, word_matches
 from .observation import BoxTuple, Measurement, Observation
 from .policy import Policy
+from .provenance.ruling import rule
 from .sentences import describe, explain
 from .signals import FORENSIC, measure_signals
+
+#: The clause of a signal that the policy leaves out.
+NOT_COUNTED = "does not count under this policy"
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,17 @@ class PromptBank:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that fusion needs besides an observation: prompt bank, calibration, policy, and who judges."""
+    """All that fusion needs besides an observation: prompt bank, calibration, policy, and who judges.
+
+    ``name``: of the policy, "" for the repository's. ``ignored``: the signals that do not count.
+    """
 
     bank: PromptBank
     calibration: Calibration
     policy: Policy
     models: ModelVersions
+    name: str = ""
+    ignored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -101,10 +122,13 @@ def compute_values(observation: Observation, bank: PromptBank, calibration: Cali
     """Return the signals of one observation as numbers.
 
     Raises:
-        ValueError: the observation has no scores of the networks.
+        ValueError: the observation has no scores of the networks, or one that is no finite number.
     """
     if observation.embedding is None:
         raise ValueError("the observation has no embedding")
+    scores = (observation.embedding, observation.class_tokens, observation.face_logits)
+    if not all(np.isfinite(values).all() for values in scores if values is not None):
+        raise ValueError("a network's score is no finite number")
     image = observation.image
     zero_shot = bank.similarities(observation.embedding)
     head_logit = unusual = None
@@ -136,12 +160,23 @@ def list_evidence(
     regime: Regime,
     forensic_cap: float,
     faces: Sequence[Face] = (),
+    ignored: frozenset[str] = frozenset(),
 ) -> list[Evidence]:
-    """Return the evidence: one term per signal that has a weight, and the prior; contributions sum to the logit."""
+    """Return the evidence: one term per signal that has a weight, and the prior; contributions sum to the logit.
+
+    Signals that are ``ignored`` are listed with the weight 0.
+    """
     evidence = [Evidence("prior", None, None, 1.0, regime.bias, "what is known before looking")]
-    for name, contribution in regime.weigh(terms, forensic_cap).items():
-        signal, term = signals.get(name), regime.terms[name]
-        uncapped = term.contribution(terms[name])
+    counted = regime.weigh({name: value for name, value in terms.items() if name not in ignored}, forensic_cap)
+    for name, term in regime.terms.items():
+        if name not in terms:
+            continue
+        signal = signals.get(name)
+        if name in ignored:
+            value = signal.value if signal else terms[name]
+            evidence.append(Evidence(name, value, signal.percentile if signal else None, 0.0, 0.0, NOT_COUNTED))
+            continue
+        contribution, uncapped = counted[name], term.contribution(terms[name])
         evidence.append(
             Evidence(
                 signal=name,
@@ -160,11 +195,63 @@ def replay(evidence: Sequence[Evidence]) -> float:
     return sigmoid(math.fsum(item.contribution for item in evidence))
 
 
-def fuse(observation: Observation, judgement: Judgement, request_id: str = "") -> Verdict:
+@dataclass(frozen=True)
+class Conclusion:
+    """What follows from the pixels' evidence together with the file's provenance and with known pictures."""
+
+    verdict: Literal["real", "deepfake"]
+    probability: float
+    evidence: tuple[Evidence, ...]
+    doubts: tuple[str, ...]
+    explanation: str
+    provenance: Provenance
+    known: KnownContent | None
+
+
+def conclude(
+    observation: Observation,
+    values: Values,
+    pixels: Sequence[Evidence],
+    faces: Sequence[Face],
+    policy: Policy,
+    known: KnownContent | None,
+) -> Conclusion:
+    """Return the verdict, and why, from the evidence of the ``pixels`` (:func:`list_evidence`)."""
+    evidence, threshold = list(pixels), policy.decide(values.kind).threshold
+    probability = replay(evidence)
+    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= threshold else "real"
+    by_pixels = verdict
+    ruling = rule(observation.provenance, policy.provenance, threshold)
+    known_ruling = rule_known(known, policy.known_content)
+    if ruling is not None and known_ruling is not None and known_ruling.verdict == "real":
+        known_ruling = None  # a bank acquits no file that says of itself that AI made it
+    doubts = list_doubts(Judged(observation, values, verdict, probability, faces, policy, ruling, known, known_ruling))
+    if ruling is not None:
+        evidence.append(ruling.to_evidence(math.fsum(item.contribution for item in evidence)))
+        probability, verdict = replay(evidence), "deepfake"
+    if known_ruling is not None:
+        evidence.append(known_ruling.to_evidence(math.fsum(item.contribution for item in evidence)))
+        probability, verdict = replay(evidence), known_ruling.verdict
+    return Conclusion(
+        verdict,
+        probability,
+        tuple(evidence),
+        doubts,
+        explain(verdict, evidence, doubts, faces, by_pixels, word_matches(known)),
+        replace(observation.provenance, decides=ruling is not None),
+        replace(known, decides=known_ruling is not None) if known else None,
+    )
+
+
+def fuse(
+    observation: Observation, judgement: Judgement, request_id: str = "", known: KnownContent | None = None
+) -> Verdict:
     """Return the verdict on one observed image; a pure function of its arguments.
 
+    ``known``: what the banks of known pictures say; None where none was searched.
+
     Raises:
-        ValueError: the observation has no scores of the networks.
+        ValueError: the observation has no scores of the networks, or one that is no finite number.
     """
     calibration, policy = judgement.calibration, judgement.policy
     values = compute_values(observation, judgement.bank, calibration)
@@ -172,27 +259,30 @@ def fuse(observation: Observation, judgement: Judgement, request_id: str = "") -
     faces = tuple(
         Face(box, sigmoid(logit)) for box, logit in zip(observation.boxes, observation.face_logits, strict=True)
     )
-    evidence = list_evidence(values.terms, values.signals, regime, decision.forensic_cap, faces)
-    probability = replay(evidence)
-    verdict: Literal["real", "deepfake"] = "deepfake" if probability >= decision.threshold else "real"
+    evidence = list_evidence(values.terms, values.signals, regime, decision.forensic_cap, faces, judgement.ignored)
+    if known is None and observation.pdq:
+        known = KnownContent(observation.pdq, observation.pdq_quality)
+    conclusion = conclude(observation, values, evidence, faces, policy, known)
     shares = softmax(values.zero_shot[2:])
     pair = softmax(values.zero_shot[:2] / calibration.clip_temperature)
-    doubts = list_doubts(Judged(observation, values, verdict, probability, faces, policy))
     return Verdict(
         request_id=request_id,
         image=observation.image,
-        verdict=verdict,
-        fake_probability=probability,
-        confidence="low" if doubts else "high",
+        verdict=conclusion.verdict,
+        fake_probability=conclusion.probability,
+        confidence="low" if conclusion.doubts else "high",
         category=Category(values.label, dict(zip(judgement.bank.labels, shares.tolist(), strict=True))),
         clip=ClipPrediction(real=float(pair[0]), deepfake=float(pair[1])),
         faces=faces,
         forensics=dict(values.signals),
-        explanation=explain(verdict, evidence, doubts, faces),
-        evidence=tuple(evidence),
+        explanation=conclusion.explanation,
+        evidence=conclusion.evidence,
         models=judgement.models,
         timings_ms=dict(observation.timings_ms),
         threshold=decision.threshold,
-        doubts=doubts,
+        doubts=conclusion.doubts,
         faces_found=max(observation.faces_found, len(faces)),
+        provenance=conclusion.provenance,
+        known_content=conclusion.known,
+        policy=judgement.name,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Float32Array, FloatArray
-from .contract import ImageFacts, from_document
+from .contract import UNCHECKED, ImageFacts, Provenance, from_document
 
 #: Left, top, width and height in pixels of the upright image.
 BoxTuple = tuple[int, int, int, int]
@@ -38,7 +38,8 @@ class Observation:
 
     ``measurements``: the forensic signals by name. ``boxes``: the faces that are judged, largest first; ``faces_found``
     counts the others as well. ``tone``: standard deviation of the luma in grey levels (0..255), 0 for a blank image.
-    ``timings_ms``: milliseconds per step so far.
+    ``timings_ms``: milliseconds per step so far. ``provenance``: what the file says about where it comes from.
+    ``pdq``: the PDQ hash (64 hexadecimal digits; "" where none was taken), of quality ``pdq_quality`` (0..100).
 
     The networks' scores are None or empty until :meth:`with_scores` adds them: ``embedding`` [D], CLIP's image
     embedding of unit length; ``class_tokens`` [K, W], of K blocks of CLIP's image tower; ``face_logits``, one per box,
@@ -54,6 +55,9 @@ class Observation:
     embedding: Float32Array | None = None
     class_tokens: FloatArray | None = None
     face_logits: tuple[float, ...] = ()
+    provenance: Provenance = UNCHECKED
+    pdq: str = ""
+    pdq_quality: int = 0
 
     def with_scores(
         self,
@@ -89,9 +93,12 @@ class Observation:
             "faces_found": self.faces_found,
             "tone": self.tone,
             "timings_ms": dict(self.timings_ms),
+            "provenance": vars(self.provenance),
+            "pdq": self.pdq,
+            "pdq_quality": self.pdq_quality,
         }
         tensors: dict[str, Any] = {
-            _RECORD: np.frombuffer(json.dumps(document).encode(), np.uint8),
+            _RECORD: np.frombuffer(json.dumps(document, default=vars).encode(), np.uint8),
             "face_logits": np.array(self.face_logits, np.float32),
         }
         arrays = {"embedding": self.embedding, "class_tokens": self.class_tokens}
@@ -117,6 +124,8 @@ class Observation:
                 image=from_document(ImageFacts, document.pop("image")),
                 measurements={n: from_document(Measurement, m) for n, m in document.pop("measurements").items()},
                 boxes=tuple(_box(box) for box in document.pop("boxes")),
+                # Calibrations keep observations that were made before provenance was looked at.
+                provenance=from_document(Provenance, document.pop("provenance", {})),
                 face_logits=logits,
                 **document,
                 **tensors,

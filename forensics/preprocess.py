@@ -9,11 +9,13 @@ import numpy as np
 import simplejpeg
 
 from .arrays import Pixels
-from .contract import ImageFacts
+from .contract import UNCHECKED, ImageFacts
 from .decode import Limits, decode_image
 from .faces import clip_view, crop_faces, find_faces
+from .known_content.pdq import hash_pixels
 from .observation import Observation
 from .pixels import to_luma
+from .provenance.read import ProvenanceReader
 from .resize import shrink
 from .signals import measure_image
 from .signature import MAX_FACES
@@ -44,8 +46,12 @@ def shrink_for_views(preview: Pixels) -> Pixels:
     return shrink(preview, VIEWS_SIDE)
 
 
-def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 - frozen value
-    """Decode and measure one encoded image.
+def prepare(
+    data: bytes,
+    limits: Limits = Limits(),  # noqa: B008 - frozen value
+    provenance: ProvenanceReader | None = None,
+) -> Prepared:
+    """Decode and measure one encoded image; without a reader of ``provenance`` nobody looks where it comes from.
 
     Raises:
         ImageError: the image is refused.
@@ -63,13 +69,20 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
     crops = crop_faces(decoded, boxes)
     after_faces = time.perf_counter()
     view = clip_view(small)
+    after_view = time.perf_counter()
+    size = (decoded.width, decoded.height)
+    found_provenance = provenance.read(data, small, size) if provenance is not None else UNCHECKED
+    after_provenance = time.perf_counter()
+    pdq = hash_pixels(small, size)
     done = time.perf_counter()
     seconds = {
         "decode": after_decode - started,
         "shrink": after_shrinking - after_decode,
         "forensics": after_forensics - after_shrinking,
         "faces": after_faces - after_forensics,
-        "view": done - after_faces,
+        "view": after_view - after_faces,
+        "provenance": after_provenance - after_view,
+        "hash": done - after_provenance,
     }
     observation = Observation(
         image=ImageFacts(decoded.sha256, decoded.format, decoded.width, decoded.height, decoded.bytes, decoded.frames),
@@ -78,5 +91,8 @@ def prepare(data: bytes, limits: Limits = Limits()) -> Prepared:  # noqa: B008 -
         faces_found=len(found),
         tone=round(float(to_luma(view).std()), 3),
         timings_ms={name: round(value * 1e3, 3) for name, value in seconds.items()},
+        provenance=found_provenance,
+        pdq=pdq.hex,
+        pdq_quality=pdq.quality,
     )
     return Prepared(observation, view, crops)

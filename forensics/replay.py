@@ -5,7 +5,8 @@ readings, weights, contributions, probability, verdict, doubts and sentence foll
 floating-point operations as in the service. Replay computes them again and lists every field that differs.
 
 What an answer does not hold cannot be recomputed, and is taken as the answer says: the networks' outputs, the standard
-deviation of the luma (doubt ``little_to_see``) and the distance of the class tokens (doubt ``unusual_picture``).
+deviation of the luma (doubt ``little_to_see``), the distance of the class tokens (doubt ``unusual_picture``), what the
+file says of itself, what the banks of known pictures hold, custom labels, and what shadows say.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from .calibration import Calibration
-from .contract import Signal, Verdict
-from .doubts import Judged, list_doubts
-from .fusion import Values, face_share, list_evidence, read_signal, replay, sigmoid
+from .contract import UNCHECKED, Signal, Verdict
+from .fusion import Values, conclude, face_share, list_evidence, read_signal, sigmoid
 from .observation import Measurement, Observation
 from .policy import Policy
-from .sentences import explain
 from .signals import FORENSIC, ROWS
 
 #: Relative error of a logit that was read back from a probability (float64, and numpy's softmax has its own rounding).
@@ -43,8 +42,12 @@ class Difference:
         return f"{self.field}: the answer says {self.stated!r}, replay computes {self.computed!r}"
 
 
-def replay_verdict(verdict: Verdict, calibration: Calibration, policy: Policy) -> list[Difference]:
+def replay_verdict(
+    verdict: Verdict, calibration: Calibration, policy: Policy, ignored: frozenset[str] = frozenset()
+) -> list[Difference]:
     """Return every difference between an answer and what its own values give; none means that it is sound.
+
+    ``ignored``: the signals that do not count under the policy.
 
     Raises:
         ValueError: the answer was judged by another calibration or policy, or does not say by which.
@@ -59,12 +62,14 @@ def replay_verdict(verdict: Verdict, calibration: Calibration, policy: Policy) -
             raise ValueError(f"the answer was judged by {name} {stated}, this repository has {present}")
     return [
         Difference(name, stated, computed)
-        for name, stated, computed in _compare(verdict, calibration, policy)
+        for name, stated, computed in _compare(verdict, calibration, policy, ignored)
         if stated != computed
     ]
 
 
-def _compare(verdict: Verdict, calibration: Calibration, policy: Policy) -> Iterator[tuple[str, Any, Any]]:
+def _compare(
+    verdict: Verdict, calibration: Calibration, policy: Policy, ignored: frozenset[str]
+) -> Iterator[tuple[str, Any, Any]]:
     """Yield (field, value in the answer, value computed) for everything that can be computed."""
     image, faces = verdict.image, verdict.faces
     signals: dict[str, Signal] = {}
@@ -91,30 +96,33 @@ def _compare(verdict: Verdict, calibration: Calibration, policy: Policy) -> Iter
         if percentile is not None:
             terms[name] = percentile / 50.0 - 1.0
     expected = {"clip", *(["tokens"] if calibration.head else []), *(["face"] if faces else [])} | terms.keys()
+    pixels = list_evidence(terms, signals, regime, decision.forensic_cap, faces, ignored)
+    provenance = verdict.provenance or UNCHECKED
+    tone = 0.0 if "little_to_see" in verdict.doubts else math.inf
+    observation = Observation(image, {}, tone=tone, provenance=provenance)
+    unusual = math.inf if "unusual_picture" in verdict.doubts else None
+    values = Values(terms, signals, np.zeros(0), label, kind, unusual)
+    conclusion = conclude(observation, values, pixels, faces, policy, verdict.known_content)
+    beyond_pixels = [item.signal for item in conclusion.evidence[len(pixels) :]]
     yield (
         "evidence",
         [item.signal for item in verdict.evidence],
-        ["prior", *(name for name in regime.terms if name in expected)],
+        ["prior", *(name for name in regime.terms if name in expected), *beyond_pixels],
     )
-    evidence = list_evidence(terms, signals, regime, decision.forensic_cap, faces)
-    by_name = {item.signal: item for item in evidence}
+    by_name = {item.signal: item for item in conclusion.evidence}
     for item in verdict.evidence:
         computed = by_name.get(item.signal)
         for field in fields(item) if computed else ():
             yield f"evidence.{item.signal}.{field.name}", getattr(item, field.name), getattr(computed, field.name)
 
-    probability = replay(evidence)
-    yield "fake_probability", verdict.fake_probability, probability
+    yield "fake_probability", verdict.fake_probability, conclusion.probability
     yield "threshold", verdict.threshold, decision.threshold
-    called: Literal["real", "deepfake"] = "deepfake" if probability >= decision.threshold else "real"
-    yield "verdict", verdict.verdict, called
-    observation = Observation(image, {}, tone=0.0 if "little_to_see" in verdict.doubts else math.inf)
-    unusual = math.inf if "unusual_picture" in verdict.doubts else None
-    values = Values(terms, signals, np.zeros(0), label, kind, unusual)
-    doubts = list_doubts(Judged(observation, values, called, probability, faces, policy))
-    yield "doubts", verdict.doubts, doubts
-    yield "confidence", verdict.confidence, "low" if doubts else "high"
-    yield "explanation", verdict.explanation, explain(called, evidence, doubts, faces)
+    yield "verdict", verdict.verdict, conclusion.verdict
+    yield "doubts", verdict.doubts, conclusion.doubts
+    yield "confidence", verdict.confidence, "low" if conclusion.doubts else "high"
+    yield "explanation", verdict.explanation, conclusion.explanation
+    yield "provenance", provenance, conclusion.provenance
+    yield "known_content", verdict.known_content, conclusion.known
 
 
 def _same(stated: float, computed: float) -> float:

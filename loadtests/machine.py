@@ -30,6 +30,8 @@ DISTRIBUTIONS = (
     "fastapi",
     "uvicorn",
     "litserve",
+    "faiss-cpu",
+    "pdqhash",
 )
 
 
@@ -115,6 +117,17 @@ class ProcessTree:
             rss += full.rss / _MEBIBYTE
             pss += getattr(full, "pss", 0) / _MEBIBYTE
         return Memory(rss, pss)
+
+    def handles(self) -> tuple[int, int]:
+        """Return the number of living processes and of their open file descriptors."""
+        processes = descriptors = 0
+        for process in self._members():
+            try:
+                descriptors += process.num_fds()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            processes += 1
+        return processes, descriptors
 
     def pause(self) -> None:
         """Suspend every process (SIGSTOP)."""

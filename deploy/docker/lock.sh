@@ -18,6 +18,7 @@ lock() {
 }
 
 lock triton "$project/pyproject.toml" --extra serving --extra storage
-lock worker "$project/pyproject.toml" --extra explain --extra tracing --no-emit-package torch
+lock worker "$project/pyproject.toml" --extra explain --extra tracing --extra backfill --no-emit-package torch
+lock ui "$project/pyproject.toml" --extra review
 echo 'setuptools>=77' | lock build -
 echo 'nvidia-pytriton==0.7.0' | lock evaluation --no-deps -

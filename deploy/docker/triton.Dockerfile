@@ -21,6 +21,7 @@ COPY --from=build /opt/veridict /opt/veridict
 ENV PATH=/opt/veridict/bin:${PATH} \
     VIRTUAL_ENV=/opt/veridict \
     HOME=/tmp \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /

@@ -38,6 +38,11 @@ class MetricsBuffer:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def include(self, key: Hashable, family: Any, labels: Mapping[str, str]) -> None:
+        """Add a metric of a family (anything with ``Metric(labels=...)``), unless its key is there."""
+        if key not in self._metrics:
+            self._metrics[key] = family.Metric(labels=dict(labels))
+
     def count(self, *keys: Hashable) -> None:
         """Count each key once."""
         with self._lock:

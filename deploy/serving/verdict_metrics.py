@@ -16,7 +16,7 @@ from .metrics_buffer import MetricsBuffer
 #: Upper bounds of the latency histogram in seconds.
 LATENCY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: The steps of ``timings_ms`` in an answer.
-STAGES = ("queue", "decode", "shrink", "forensics", "faces", "view", "grouping", "networks")
+STAGES = ("queue", "decode", "shrink", "forensics", "faces", "view", "provenance", "hash", "grouping", "networks")
 _TENTHS = 10
 
 

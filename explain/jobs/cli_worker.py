@@ -14,7 +14,7 @@ from veridict.client.connection import add_connection_arguments, connection_or_e
 from veridict.deploy import option_types
 from veridict.deploy.ports import AddressError, bind_problem, check_host
 from veridict.deploy.serving.scheduling import yield_cores
-from veridict.deploy.structured_log import print_line, set_up_logging
+from veridict.deploy.structured_log import hide_credentials, print_line, set_up_logging
 from veridict.deploy.tracing import add_telemetry_arguments, set_up_tracing
 
 from ..errors import ExplainError
@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
             yield_cores()
         else:
             os.nice(arguments.nice)
-        print(f"ready: {consumer}, store {settings.store}, metrics {status.url}/metrics", flush=True)
+        print(f"ready: {consumer}, store {hide_credentials(settings.store)}, metrics {status.url}/metrics", flush=True)
         if arguments.share < 1:
             limiter.start()
         try:

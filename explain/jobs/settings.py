@@ -52,7 +52,7 @@ class QueueSettings:
     ``repository``: the model repository whose networks are explained; None means the bundled one.
     """
 
-    redis_url: str = ""
+    redis_url: str = field(default="", repr=False)
     store_url: str = ""
     state: Path = field(default_factory=_default_state)
     prefix: str = "{veridict}"

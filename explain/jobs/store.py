@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
+
+from veridict.deploy.durable_files import write_durably
 
 from ..attribution import Attribution
 from ..errors import CODES, ExplainError
@@ -170,30 +170,11 @@ class Store:
     def _write(self, name: str, data: bytes) -> None:
         try:
             if self._local:
-                _write_durably(Path(self._root) / name, data)
+                write_durably(Path(self._root) / name, data)
             else:
                 self._fs.pipe_file(f"{self._root}/{name}", data)  # one PUT: stored completely or not at all
         except Exception as error:
             raise _store_error(error) from error
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """Write a file completely or not at all, synced to disk: the caller acknowledges the job right afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _store_error(error: Exception) -> ExplainError:

@@ -110,7 +110,7 @@ def observe_samples(
         names = hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
         path = None if cache is None else cache / f"{quality}-{start:06d}-{names}.npz"
         if path is not None and path.exists():
-            with np.load(path) as stored:
+            with np.load(path, allow_pickle=False) as stored:
                 seen += unpack({name: stored[name] for name in stored.files})
             continue
         found = []

@@ -46,7 +46,7 @@ def keep_scores(
     """
     path = None if cache is None else cache / f"scores-{name}.npz"
     if path is not None and path.exists():
-        with np.load(path) as stored:
+        with np.load(path, allow_pickle=False) as stored:
             return stored["scores"], stored["fold"]
     scores, fold = compute()
     if path is not None:

@@ -22,8 +22,9 @@ from veridict.deploy.manifest import (
     weights_sha256,
     write_manifest,
 )
-from veridict.deploy.repository import CALIBRATION, POLICY, PROMPT_BANK
+from veridict.deploy.repository import CALIBRATION, MERGES, POLICY, PROMPT_BANK, WORD_PIECES
 from veridict.forensics import signature as sig
+from veridict.forensics.byte_pairs import write_byte_pairs
 from veridict.forensics.calibration import HEAD_FILE, load_calibration
 from veridict.forensics.policy import load_policy
 from veridict.forensics.signals import CLIP_TERMS
@@ -49,6 +50,25 @@ def write_prompt_bank(backbone: Backbone, prompts_path: Path | None, path: Path)
         offsets=np.array([prompts.offsets.get(name, 0.0) for name in prompts.categories]),
         scale=np.float64(backbone.scale),
     )
+
+
+def install_tokenizer(tokenizer: Any, repository: Path) -> None:
+    """Write what the server needs to read the labels of policies: word pieces, or byte pairs as OpenAI's CLIP has them.
+
+    A tokenizer of another kind gets no file, and policies with labels are refused.
+    """
+    for name in (WORD_PIECES, MERGES):
+        (repository / name).unlink(missing_ok=True)
+    if pieces := getattr(tokenizer, "pieces", None):
+        (repository / WORD_PIECES).write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    elif (
+        # Tokenizers with further marks, or that clean or shorten texts in another way, give other tokens.
+        (merges := getattr(tokenizer, "bpe_ranks", None))
+        and tokenizer.vocab_size == 512 + len(merges) + 2
+        and tokenizer.reduction_fn is None
+        and tokenizer.clean_fn("A,  b") == "a, b"
+    ):
+        write_byte_pairs(repository / MERGES, list(merges), tokenizer.context_length)
 
 
 def copy_templates(output: Path) -> None:
@@ -131,7 +151,8 @@ def export_repository(settings: ExportSettings, progress: Callable[[str], None] 
     bundled = backbone.name == CLIP and checkpoint == CLIP_SHARDS[0]
     exported = write_networks(settings, backbone, bundled, progress)
     install_prompt_bank(settings, backbone)
-    width = int(np.load(settings.output / PROMPT_BANK)["embeddings"].shape[1])
+    install_tokenizer(backbone.tokenizer, settings.output)
+    width = int(np.load(settings.output / PROMPT_BANK, allow_pickle=False)["embeddings"].shape[1])
     retarget(settings.output, sig.EMBEDDING_OUT.name, (width,))
     retarget(settings.output, sig.INTERMEDIATES_OUT.name, intermediate_shape(backbone))
     retarget(settings.output, sig.TOKENS.name, (backbone.context_length,))

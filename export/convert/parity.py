@@ -10,6 +10,7 @@ import numpy as np
 
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import AnyArray, Float32Array, Int64Array
+from veridict.forensics.onnx_runtime import disable_telemetry
 
 #: Precision -> the lowest cosine allowed between a row of the artefact and the same row of its source.
 LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99}
@@ -44,6 +45,8 @@ def run_graph(
     ``optimised`` runs the graph as it is served. Half-precision graphs, which are for TensorRT, need False: ONNX
     Runtime 1.32 crashes when it fuses the attention of ViT-B/32 for the CPU.
     """
+    disable_telemetry()
+
     import onnxruntime
 
     (wanted,) = model.inputs

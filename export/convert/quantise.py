@@ -18,6 +18,7 @@ import onnx
 from veridict.deploy.serving.openvino_runtime import Network
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
+from veridict.forensics.onnx_runtime import disable_telemetry
 
 from ..files import replacing
 from .parity import Parity, ParityError, compare, run_graph
@@ -38,6 +39,8 @@ _IN_FP8 = ["MatMul", "Gemm"]
 
 
 def _reader(images: Pixels, name: str) -> Any:
+    disable_telemetry()
+
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
@@ -54,6 +57,8 @@ def _reader(images: Pixels, name: str) -> Any:
 @contextlib.contextmanager
 def _folded(source: Path) -> Iterator[Path]:
     """Yield a copy of the graph with casts of weights and constants folded, as the quantiser needs it."""
+    disable_telemetry()
+
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,6 +107,8 @@ def quantise_fp8(source: Path, reference: Path, model: sig.Model, images: Pixels
         ValueError: there are fewer than 32 images, or the graph is mostly convolutions.
         ParityError: the fp8 graph is too far from the reference on the images that did not calibrate it.
     """
+    disable_telemetry()
+
     import onnxruntime.quantization as quantization
 
     calibrating, held_out = _halves(images, "fp8")
@@ -132,6 +139,8 @@ def _halves(images: Pixels, precision: str) -> tuple[Pixels, Pixels]:
 
 
 def _quantise(source: Path, model: sig.Model, images: Pixels, path: Path, kept_in_float: int) -> None:
+    disable_telemetry()
+
     import onnxruntime.quantization as quantization
 
     with _folded(source) as folded:
@@ -152,6 +161,8 @@ def _quantise(source: Path, model: sig.Model, images: Pixels, path: Path, kept_i
 
 
 def _quantise_static(folded: Path, model: sig.Model, images: Pixels, path: Path, **scheme: Any) -> None:
+    disable_telemetry()
+
     import onnxruntime.quantization as quantization
 
     # The calibration prints its own progress, which would mix with that of the export.

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from veridict.forensics.signature import CONTEXT
+
 from ..bundled import CLIP, CLIP_SHARDS, TEXT_VOCABULARY, TEXT_WEIGHTS
 from ..torch_setup import import_open_clip
 from .clip_weights import read_state
-from .text_tower import CONTEXT, load_text_tower, load_word_pieces
+from .text_tower import load_text_tower, load_word_pieces
 
 #: The model that the bundled image tower was restored from; the weights differ by the rounding of int8 only.
 BUNDLED_FAMILY = f"{CLIP}:openai"

@@ -1,14 +1,14 @@
 """The small text tower of the bundled CLIP: word pieces -> transformer -> the image tower's embedding space.
 
 A BERT encoder (Devlin et al. 2019) with few layers in the layout of MiniLM (Wang et al. 2020): post-norm blocks, the
-mean over the pieces, one linear map to the embedding. It needs torch only; the tokenizer is in this module.
+mean over the pieces, one linear map to the embedding. It needs torch only; the tokenizer is
+:mod:`veridict.forensics.word_pieces`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import unicodedata
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-#: Pieces per text, including the opening and closing mark. Longer texts are cut.
-CONTEXT = 32
-#: The first rows of every vocabulary, in this order: padding is row 0, which the tower masks.
-MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-_LONGEST_WORD = 100
+from veridict.forensics import word_pieces
+from veridict.forensics.signature import CONTEXT
+from veridict.forensics.word_pieces import MARKS
 
 
 @dataclass(frozen=True)
@@ -114,77 +112,21 @@ def load_text_tower(path: Path) -> TextTower:
     return tower.eval()
 
 
-class WordPieces:
-    """Cuts texts into the pieces of a vocabulary: texts -> int64 [N, CONTEXT], padded with zeros.
-
-    Lower case, no accents, words split at spaces and punctuation, then the longest known piece first (WordPiece, as in
-    BERT). A word with an unknown piece becomes one ``[UNK]``.
-    """
-
-    def __init__(self, pieces: Sequence[str]) -> None:
-        """Take a vocabulary in row order; pieces within a word start with ``##``.
-
-        Raises:
-            ValueError: it does not start with ``MARKS``, or names a piece twice.
-        """
-        self.pieces = tuple(pieces)
-        self._rows = {piece: row for row, piece in enumerate(self.pieces)}
-        if self.pieces[: len(MARKS)] != MARKS or len(self._rows) != len(self.pieces):
-            raise ValueError(f"a vocabulary starts with {', '.join(MARKS)} and names every piece once")
-
-    def __len__(self) -> int:
-        """Return the number of pieces."""
-        return len(self.pieces)
+class WordPieces(word_pieces.WordPieces):
+    """The tokenizer for torch: texts -> int64 [N, CONTEXT], padded with zeros."""
 
     def __call__(self, texts: str | Sequence[str]) -> torch.Tensor:
         """Return the rows of one text or several."""
-        texts = [texts] if isinstance(texts, str) else texts
-        tokens = torch.zeros((len(texts), CONTEXT), dtype=torch.int64)
-        opening, closing = self._rows["[CLS]"], self._rows["[SEP]"]
-        for row, text in enumerate(texts):
-            rows = [self._rows[piece] for word in split_words(text) for piece in self.cut(word)]
-            rows = [opening, *rows[: CONTEXT - 2], closing]
-            tokens[row, : len(rows)] = torch.tensor(rows)
-        return tokens
-
-    def cut(self, word: str) -> list[str]:
-        """Return the pieces of one word."""
-        found: list[str] = []
-        at = 0
-        while at < len(word) <= _LONGEST_WORD:
-            lead = "##" if at else ""
-            end = next((e for e in range(len(word), at, -1) if lead + word[at:e] in self._rows), None)
-            if end is None:
-                return ["[UNK]"]
-            found.append(lead + word[at:end])
-            at = end
-        return found or ["[UNK]"]
-
-
-def split_words(text: str) -> list[str]:
-    """Return lower-case words without accents; each punctuation mark and each CJK character is a word of its own."""
-    spaced = []
-    for character in unicodedata.normalize("NFD", text.lower()):
-        kind = unicodedata.category(character)
-        if kind == "Mn" or (kind.startswith("C") and not character.isspace()):
-            continue
-        # ASCII symbols such as "$" and "+" count as punctuation in BERT's vocabulary.
-        alone = kind.startswith("P") or (character.isascii() and kind.startswith("S")) or _is_cjk(ord(character))
-        spaced.append(f" {character} " if alone else character)
-    return "".join(spaced).split()
-
-
-def _is_cjk(code: int) -> bool:
-    return 0x4E00 <= code <= 0x9FFF or 0x3400 <= code <= 0x4DBF or 0xF900 <= code <= 0xFAFF or code >= 0x20000
+        return torch.from_numpy(self.encode([texts] if isinstance(texts, str) else texts))
 
 
 def load_word_pieces(path: Path) -> WordPieces:
-    """Return the tokenizer of a vocabulary file: UTF-8, one piece a line.
+    """Return the tokenizer of a vocabulary file.
 
     Raises:
         ValueError: the file is no vocabulary.
     """
-    return WordPieces(path.read_text(encoding="utf-8").splitlines())
+    return WordPieces(word_pieces.read_pieces(path))
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from ..machine import describe_gpus
 from ..sample_images import SIZES
 from ..tables import comparison_table
 from .forensics_cost import compare_forensics, compared_images, forensics_table, time_forensics
+from .known_content import ENTRIES, hash_table, search_table, time_searches
 from .parts import add_networks, add_processors, add_served_parts
 from .peers import PeerError
 from .report import Report
 
-PARTS = ("serving", "sweeps", "stages", "forensics", "networks")
+PARTS = ("serving", "sweeps", "stages", "forensics", "known-content", "networks")
 #: The parts that need no server.
-_WITHOUT_SERVER = {"forensics", "networks"}
+_WITHOUT_SERVER = {"forensics", "known-content", "networks"}
 _NO_GPU = (
     "Not run: nothing here was measured on a GPU. With TensorRT engines in the repository, "
     "`veridict bench --profile gpu` measures the same lines (without the in-process loop and the peers that compute on "
@@ -149,6 +150,9 @@ def _measure_parts(arguments: argparse.Namespace, report: Report) -> None:
     if forensics:
         report.comparisons += compare_forensics(forensics)
         report.add("Decoding and forensics on one thread", forensics_table(forensics))
+    if "known-content" in arguments.parts:
+        found = time_searches(ENTRIES, arguments.seconds)
+        report.add("Known content on one thread", f"{search_table(found, ENTRIES)}\n\n{hash_table(arguments.seconds)}")
     if "networks" in arguments.parts:
         add_networks(arguments, report)
     if report.comparisons:

@@ -6,12 +6,15 @@ from pathlib import Path
 
 from veridict.deploy.manifest import INT8_GRAPH
 from veridict.export.pipeline import Run
+from veridict.forensics.onnx_runtime import disable_telemetry
 
 _CUDA = "CUDAExecutionProvider"
 
 
 def has_cuda() -> bool:
     """Return whether the installed onnxruntime can run on a GPU."""
+    disable_telemetry()
+
     import onnxruntime
 
     return _CUDA in onnxruntime.get_available_providers()
@@ -19,6 +22,8 @@ def has_cuda() -> bool:
 
 def load_session(path: Path, threads: int, cuda: bool = False) -> Run:
     """Return a function that runs the graph on ``threads`` CPU threads, or with ``cuda`` on the GPU if there is one."""
+    disable_telemetry()
+
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

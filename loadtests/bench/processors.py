@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the result of :func:`measure_in_process` as JSON: REPOSITORY PRECISION VIEWS.npy SECONDS."""
     repository, precision, path, seconds = arguments
     chosen = "" if precision == "best" else precision
-    print(json.dumps(measure_in_process(Path(repository), chosen, np.load(path), float(seconds))))
+    print(json.dumps(measure_in_process(Path(repository), chosen, np.load(path, allow_pickle=False), float(seconds))))
 
 
 if __name__ == "__main__":

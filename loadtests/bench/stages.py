@@ -26,6 +26,8 @@ TIMED_STAGES = {
     "forensics": "forensics",
     "faces": "face finding and crops",
     "view": "CLIP view",
+    "provenance": "provenance",
+    "hash": "PDQ hash",
 }
 #: Keys of ``timings_ms`` for the time that an image waits: for a thread of ``preprocess``, and for its batch.
 WAITING_STAGES = ("queue", "grouping")

@@ -11,7 +11,15 @@ import sys
 import pytest
 import requests
 
-from veridict.client import InvalidImageError, OverloadedError, ServerError, UnavailableError, Verdict, VeridictError
+from veridict.client import (
+    InvalidImageError,
+    OverloadedError,
+    ServerError,
+    UnavailableError,
+    UnknownPolicyError,
+    Verdict,
+    VeridictError,
+)
 from veridict.client.gateway import http_status
 from veridict.deploy.command import main
 
@@ -59,6 +67,7 @@ BAD_REQUESTS = {
     "a body over the limit": ({"data": b"x" * (LIMIT + 1)}, 413, "image.too_large"),
     "a file over the limit": ({"files": {"media": ("a.jpg", b"x" * (LIMIT + 1))}}, 413, "image.too_large"),
     "a form far over the limit": ({"files": {"media": ("a.jpg", b"x" * LIMIT * 3)}}, 413, "image.too_large"),
+    "a policy without a name": ({"data": b"x", "params": {"policy": ""}}, 400, "server.unknown_policy"),
     "an unknown format": ({"data": b"x", "params": {"format": "xml"}}, 400, "client.input"),
 }
 
@@ -119,6 +128,7 @@ def test_uploads_are_judged_as_through_grpc(triton, detector, astronaut, encode)
     [
         (InvalidImageError("", code="image.truncated"), 422),
         (InvalidImageError("", code="image.too_large"), 413),
+        (UnknownPolicyError(""), 400),
         (OverloadedError(""), 429),
         (UnavailableError(""), 503),
         (ServerError(""), 500),

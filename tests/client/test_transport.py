@@ -63,6 +63,8 @@ def failing_triton(monkeypatch):
         ("StatusCode.UNAVAILABLE", "in ensemble, [server.deadline] waited", DeadlineError, "server.deadline"),
         ("StatusCode.RESOURCE_EXHAUSTED", "big", OverloadedError, "server.overloaded"),
         ("StatusCode.UNAVAILABLE", "failed to connect", UnavailableError, "server.unavailable"),
+        ("StatusCode.UNAVAILABLE", "[server.unavailable] stopping", UnavailableError, "server.unavailable"),
+        ("StatusCode.NOT_FOUND", "'detector' has no available versions", UnavailableError, "server.unavailable"),
         ("StatusCode.DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineError, "server.deadline"),
         ("StatusCode.INTERNAL", "in ensemble, [server.internal] fusion failed", InternalError, "server.internal"),
         ("StatusCode.NOT_FOUND", "unknown model", ProtocolError, "client.protocol"),

@@ -15,9 +15,9 @@ from veridict.deploy.command import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "deploy" / "docker"
-IMAGES = {"triton": "TRITON_IMAGE", "worker": "PYTHON_IMAGE"}
+IMAGES = {"triton": "TRITON_IMAGE", "worker": "PYTHON_IMAGE", "ui": "PYTHON_IMAGE"}
 #: The extras that each image installs; torch's lock is a file of its own.
-LOCKS = {"triton": ("serving", "storage"), "worker": ("explain", "tracing")}
+LOCKS = {"triton": ("serving", "storage"), "worker": ("explain", "tracing", "backfill"), "ui": ("review",)}
 PINNED = re.compile(r"^([\w.-]+)==([^ ]+)( ; .*)? \\\n((?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.MULTILINE)
 VARIABLE = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
 
@@ -93,7 +93,11 @@ def test_the_commands_are_those_of_the_package(name):
 
 def test_no_weights_are_in_the_images_by_default():
     defaults = {name: (DOCKER / f"{name}.Dockerfile").read_text().partition("ARG WEIGHTS=")[2] for name in IMAGES}
-    assert {name: text.split()[0] for name, text in defaults.items()} == {"triton": "none", "worker": "package"}
+    assert {name: text.split()[0] for name, text in defaults.items()} == {
+        "triton": "none",
+        "worker": "package",
+        "ui": "none",
+    }
 
 
 @pytest.mark.parametrize(("name", "extras"), LOCKS.items())

@@ -216,6 +216,25 @@ def test_a_request_past_its_deadline_is_not_begun():
     assert isinstance(processed.failed[0].error[1], DeadlineExceeded)
 
 
+def test_a_request_whose_deadline_passes_before_its_batch_is_not_processed():
+    def process(requests):
+        processed.append([request.key for request in requests])
+        gate.acquire()
+
+    gate, processed, failed = threading.Semaphore(0), [], []
+    executor = BatchingExecutor(1, str, process, failed.append, batch_items=1)
+    executor.submit(PendingRequest("first", [1], later()))
+    wait_until(lambda: processed)
+    ends = time.monotonic() + 0.2
+    executor.submit(PendingRequest("late", [2], ends))
+    executor.submit(PendingRequest("in time", [3], later()))
+    wait_until(lambda: time.monotonic() > ends)
+    gate.release(2)
+    executor.close()
+    assert processed == [["first"], ["in time"]]
+    assert [(request.key, type(request.error[1])) for request in failed] == [("late", DeadlineExceeded)]
+
+
 class Metric:
     def __init__(self):
         self.calls, self.total, self.value = 0, 0, None

@@ -55,15 +55,15 @@ def wait_for(condition, seconds):
 
 
 def test_a_server_that_lost_a_process_is_not_ready_and_is_replaced():
-    with serving() as (process, url), DetectorClient(url) as client:
-        for model in ("preprocess", "clip_image"):
-            assert client.ready()
-            server = server_of(process.pid)
-            kill_stub(server, model)
-            assert wait_for(lambda: not client.ready(1.0), 5.0)
-            assert wait_for(lambda: client.ready(1.0), 120.0)
-            assert server_of(process.pid) != server
-            assert not Path(f"/proc/{server}").exists()
+    # With a standby: tests/live/faults/test_killed_processes.py.
+    with serving("--no-standby") as (process, url), DetectorClient(url) as client:
+        assert client.ready()
+        server = server_of(process.pid)
+        kill_stub(server, "preprocess")
+        assert wait_for(lambda: not client.ready(1.0), 5.0)
+        assert wait_for(lambda: client.ready(1.0), 120.0)
+        assert server_of(process.pid) != server
+        assert not Path(f"/proc/{server}").exists()
 
 
 def test_without_restart_the_command_ends_with_status_1():

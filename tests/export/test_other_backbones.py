@@ -9,6 +9,7 @@ import pytest
 from veridict.client import DetectorClient
 from veridict.deploy.launcher import ServerSettings, TritonServer
 from veridict.deploy.manifest import DERIVED_FILES, FP8_GRAPH
+from veridict.deploy.policies import load_tokenizer
 from veridict.deploy.repository import load_judgement
 from veridict.export.convert.assemble import export_repository
 from veridict.export.convert.engines import EngineSettings, build_engine
@@ -68,6 +69,7 @@ class TestAnotherBackbone:
         assert min(p.lowest_cosine for p in made.parities) >= 0.999
         assert f"dims: [ {backbone.embedding} ]" in (repository / "clip_image/config.pbtxt").read_text()
         assert "dims: [ 77 ]" in (repository / "clip_text/configs/cpu.pbtxt").read_text()
+        assert load_tokenizer(repository).context == 77
         rows = run_network(
             repository / "clip_image/1/model.onnx", sig.CLIP_IMAGE.inputs[0], example_pixels(224, rows=3).numpy()
         )

@@ -10,11 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from veridict.deploy.command import main
 from veridict.export.models import text_tower
-from veridict.export.models.text_tower import CONTEXT, MARKS, TextConfig, TextTower, WordPieces
+from veridict.export.models.text_tower import TextConfig, TextTower, WordPieces
 from veridict.export.models.weights import save_half
 from veridict.export.prompts import read_prompts
 from veridict.export.train import text as train_text
 from veridict.export.train import text_data
+from veridict.forensics.signature import CONTEXT
+from veridict.forensics.word_pieces import MARKS, split_words
 
 pytestmark = pytest.mark.export
 
@@ -85,7 +87,7 @@ def test_words_become_pieces(pieces):
     ],
 )
 def test_words_are_split_as_bert_splits_them(text, words):
-    assert text_tower.split_words(text) == words
+    assert split_words(text) == words
 
 
 def test_empty_and_long_texts_fit_the_context(pieces):

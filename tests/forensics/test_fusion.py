@@ -120,6 +120,20 @@ def load_scaled(judgement):
     return replace(judgement, policy=replace(judgement.policy, unusual=1.0))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["embedding", "tokens", "faces"])
+def test_a_score_that_is_no_finite_number_gives_no_verdict(judgement, place, value):
+    scores = {"embedding": np.array([1.0, 0.0, 0.0]), "faces": [0.5], "tokens": np.ones(2)}
+    for number in (0.25, value):
+        scores[place] = np.full(np.shape(scores[place]), number)
+        seen = observe(scores["embedding"], list(scores["faces"]), 500, tokens=scores["tokens"])
+        if math.isfinite(number):
+            assert fuse(seen, judgement).verdict
+        else:
+            with pytest.raises(ValueError, match="no finite number"):
+                fuse(seen, judgement)
+
+
 def test_close_ups_and_other_pictures_are_weighed_apart(judgement):
     verdicts = [
         fuse(seen, judgement)

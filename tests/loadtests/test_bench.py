@@ -9,7 +9,7 @@ import pytest
 
 from veridict.loadtests import sample_images, tables
 from veridict.loadtests.bench import cli as bench
-from veridict.loadtests.bench import forensics_cost, networks, serving, stages
+from veridict.loadtests.bench import forensics_cost, known_content, networks, serving, stages
 from veridict.loadtests.bench.peers import FASTAPI_ONNX, PEERS, TEXTBOOK, TEXTBOOK_NLM
 from veridict.loadtests.bench.pipelines import InProcessPipeline, TritonPipeline
 from veridict.loadtests.bench.report import Report
@@ -251,6 +251,17 @@ def test_a_report_says_what_ran_where():
     assert "\n## Comparisons\n" in text
     assert document["ratios"][0]["met"] is True
     assert document["schema"] == "veridict-bench/1"
+
+
+def test_every_index_of_known_hashes_finds_the_searched_entries():
+    found = known_content.time_searches(2_000, 0.01)
+    assert [times.exact for times in found] == [True] * len(found)
+    assert found[0].name.startswith("ours")
+    rows = parse(known_content.search_table(found, 2_000))
+    assert rows[0][0] == "index of 2000 hashes"
+    assert {row[-1] for row in rows[2:]} == {"yes"}
+    hashes = parse(known_content.hash_table(0.01))
+    assert all(float(row[1]) > 0 for row in hashes[2:])
 
 
 def test_versions_leave_out_what_is_not_installed():

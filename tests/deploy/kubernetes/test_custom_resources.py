@@ -133,7 +133,7 @@ def test_the_gateway_leads_to_the_server_with_mutual_tls(render):
     [client] = overlay.kind("ClientTrafficPolicy")["veridict"]["spec"]["targetRefs"]
     assert client["name"] == gateway["metadata"]["name"]
     arguments = overlay.containers()["Deployment/triton/triton"]["args"]
-    assert "--triton-option=grpc-use-ssl-mutual=true" in arguments
+    assert "--tls-client-ca=/etc/veridict/tls/ca.crt" in arguments
 
 
 def test_the_route_names_the_methods_that_our_client_calls(render):

@@ -10,9 +10,12 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from veridict.deploy.cli_serve import read_tls
+from veridict.deploy.command import build_parser
 from veridict.deploy.installation import environment, find_triton
 
 pytestmark = pytest.mark.slow
+SERVER = "Deployment/triton/triton"
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +39,9 @@ def certificates(tmp_path_factory):
 
 def triton_options(overlay, folder):
     """Return the tritonserver options of an overlay, with the certificates of a folder in place of the Secret's."""
-    arguments = overlay.containers()["Deployment/triton/triton"]["args"]
-    options = [a.removeprefix("--triton-option=") for a in arguments if a.startswith("--triton-option=")]
-    return tuple("--" + re.sub(r"=/etc/veridict/tls/", f"={folder}/", option) for option in options)
+    arguments = [re.sub(r"=/etc/veridict/tls/", f"={folder}/", a) for a in overlay.containers()[SERVER]["args"]]
+    parsed = build_parser("serve").parse_args(arguments)
+    return (*(f"--{option}" for option in parsed.triton_option), *read_tls(parsed).arguments())
 
 
 @pytest.fixture

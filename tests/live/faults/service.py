@@ -176,7 +176,10 @@ class Service:
                 and all(f"successfully loaded '{model}'" in since for model in LOADED)
             )
 
-        wait_until(loaded, 240.0)
+        try:
+            wait_until(loaded, 240.0)
+        except AssertionError as error:
+            raise AssertionError("no standby:\n" + "\n".join(self.lines[-40:])) from error
         return self.children("tritonserver")[1]
 
     def footprint(self) -> Footprint:

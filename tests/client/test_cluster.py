@@ -74,7 +74,8 @@ def test_a_replica_killed_under_load_loses_no_request(run, replica, wire):
     b.behave = lambda number: time.sleep(0.005)
     results, states, ready = run(ClientConfig(f"{cable.address},{b.address}", eject_seconds=30), 80)
     assert errors(results) == []
-    assert b.answered == 80 - 9
+    # Nine were answered by a, but answers on their way when the line was cut are asked for again.
+    assert 80 - 9 <= b.answered <= 80
     assert [state.ejected for state in states] == [True, False]
     assert ready
 

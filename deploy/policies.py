@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from veridict.forensics.byte_pairs import read_byte_pairs
-from veridict.forensics.fusion import Judgement
+from veridict.forensics.judgement import Judgement
 from veridict.forensics.labels import Tokenizer
 from veridict.forensics.named_policies import Policies, PolicyFilesError, load_policies
 from veridict.forensics.word_pieces import WordPieces, read_pieces

@@ -11,7 +11,7 @@ import numpy as np
 
 from veridict.forensics.calibration import Calibration, load_calibration
 from veridict.forensics.contract import ModelVersions
-from veridict.forensics.fusion import Judgement, PromptBank
+from veridict.forensics.judgement import Judgement, PromptBank
 from veridict.forensics.policy import load_policy
 from veridict.forensics.signature import CLIP_IMAGE, EMBEDDING_OUT, ENGINES, FACE_CNN, INTERMEDIATES_OUT, MODELS
 

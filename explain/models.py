@@ -27,7 +27,7 @@ from veridict.deploy.manifest import (
 from veridict.deploy.repository import PROMPT_BANK, load_prompt_bank
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Float32Array, Pixels
-from veridict.forensics.fusion import PromptBank
+from veridict.forensics.judgement import PromptBank
 
 from .errors import ExplainError
 

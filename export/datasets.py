@@ -113,6 +113,18 @@ def read_labelled(path: Path, sources: Sequence[str] = (), splits: Sequence[str]
     return samples
 
 
+def limit_per_source(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """Return the first ``limit`` samples of every source and label, all of them with the limit 0."""
+    counts: dict[tuple[str, str], int] = {}
+    kept = []
+    for sample in samples:
+        key = (sample.source, sample.label)
+        counts[key] = counts.get(key, 0) + 1
+        if not limit or counts[key] <= limit:
+            kept.append(sample)
+    return kept
+
+
 def read_image(path: Path, longest: int | None = None) -> Pixels:
     """Return RGB pixels [H, W, 3] uint8, EXIF orientation applied, shrunk so that the longest side is ``longest``.
 

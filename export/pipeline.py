@@ -22,7 +22,8 @@ from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import resize_view
 from veridict.forensics.fusion import fuse
 from veridict.forensics.observation import Observation
-from veridict.forensics.preprocess import prepare
+from veridict.forensics.preprocess import Prepared, prepare
+from veridict.forensics.stability import check_stability
 
 #: A network: rows in, a row of every output per row out.
 Run = Callable[[AnyArray], tuple[Float32Array, ...]]
@@ -95,7 +96,9 @@ class InProcessDetector:
         Raises:
             ImageError: an image is refused.
         """
-        prepared = list(self._pool.map(prepare, batch))
+        return self._score(list(self._pool.map(prepare, batch)))
+
+    def _score(self, prepared: Sequence[Prepared]) -> list[Observation]:
         embeddings, tokens = self.embed(np.stack([p.view for p in prepared]))
         crops = [crop for p in prepared for crop in p.crops]
         logits = self.score_faces(np.stack(crops)) if crops else np.zeros(0, np.float32)
@@ -109,4 +112,10 @@ class InProcessDetector:
         Raises:
             ImageError: an image is refused.
         """
-        return [fuse(observation, self.judgement) for observation in self.observe(batch)]
+        observations = check_stability(
+            self.observe(batch),
+            self.judgement,
+            lambda place: prepare(batch[place], alterations=True).alterations,
+            self._score,
+        )
+        return [fuse(observation, self.judgement) for observation in observations]

@@ -6,12 +6,10 @@ Standard library only, so the client can parse answers without any image package
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
+from .documents import from_document
 from .policy_answers import LabelScore, Shadow
 
 SCHEMA = "veridict/1"
@@ -175,6 +173,17 @@ class Provenance:
     text: str = ""
 
 
+@dataclass(frozen=True)
+class Stability:
+    """The image scored again from re-encodings: by their names (see :mod:`.alterations`) the fake probabilities.
+
+    ``flips``: the re-encodings whose verdict differs from that of the image's own pixels.
+    """
+
+    probabilities: dict[str, float]
+    flips: tuple[str, ...] = ()
+
+
 #: The provenance of a file that nobody looked at.
 UNCHECKED = Provenance()
 
@@ -186,7 +195,7 @@ class Verdict:
     ``confidence`` is low where ``doubts`` names a reason (see :data:`veridict.forensics.doubts.DOUBTS`). Of
     ``faces_found`` faces those in ``faces`` were looked at. ``provenance`` and ``known_content`` are None in
     answers of servers that did not look. ``policy``: the name of the policy that judged, "" for the repository's;
-    ``labels`` and ``shadow`` are what it asks for.
+    ``labels`` and ``shadow`` are what it asks for. ``stability`` is None where re-encodings were not scored.
     """
 
     request_id: str
@@ -210,6 +219,7 @@ class Verdict:
     policy: str = ""
     labels: dict[str, LabelScore] = field(default_factory=dict)
     shadow: tuple[Shadow, ...] = ()
+    stability: Stability | None = None
     schema: str = SCHEMA
 
     def to_json(self) -> str:
@@ -259,40 +269,3 @@ def _signal_text(signal: Signal, readings: dict[str, str]) -> str:
     if signal.value is None:
         return f"n/a ({signal.why_not})"
     return f"{signal.value:.2f} ({readings.get(signal.reading, 'Normal')})"
-
-
-Document = TypeVar("Document")
-
-
-def from_document(kind: type[Document], document: Any) -> Document:
-    """Build a dataclass from decoded JSON; fields that the class does not have are ignored.
-
-    Raises:
-        KeyError, TypeError, AttributeError: the document does not have the class's form.
-    """
-    built = _builder(cast(Any, kind))(document)  # mypy takes a class for unhashable where its objects are
-    assert isinstance(built, kind)
-    return built
-
-
-@cache
-def _builder(kind: Any) -> Callable[[Any], Any]:
-    """Return what builds ``kind`` (a dataclass, tuple, dict or plain type) from decoded JSON.
-
-    Made once per type: reading the annotations takes ten times as long as building a verdict from them.
-    """
-    origin, arguments = get_origin(kind), get_args(kind)
-    if is_dataclass(kind) and isinstance(kind, type):
-        hints = get_type_hints(kind)
-        parts = {f.name: _builder(hints[f.name]) for f in fields(kind)}
-        return lambda value: kind(**{name: build(value[name]) for name, build in parts.items() if name in value})
-    if origin is tuple:
-        item = _builder(arguments[0])
-        return lambda value: tuple(map(item, value))
-    if origin is dict:
-        item = _builder(arguments[1])
-        return lambda value: {str(key): item(part) for key, part in value.items()}
-    if origin in (Union, UnionType):
-        inner = _builder(next(a for a in arguments if a is not type(None)))
-        return lambda value: None if value is None else inner(value)
-    return float if kind is float else lambda value: value

@@ -25,7 +25,8 @@ class Judged:
     """What a rule may look at: one judged image, and the policy.
 
     ``verdict`` and ``probability`` are those of the pixels, ``ruling`` what the file's provenance decides,
-    ``known`` what is known of the picture, and ``known_ruling`` what that decides.
+    ``known`` what is known of the picture, and ``known_ruling`` what that decides. ``flips``: the re-encodings whose
+    verdict differs.
     """
 
     observation: Observation
@@ -37,6 +38,7 @@ class Judged:
     ruling: Ruling | None = None
     known: KnownContent | None = None
     known_ruling: KnownRuling | None = None
+    flips: Sequence[str] = ()
 
     @property
     def known_otherwise(self) -> bool:
@@ -98,6 +100,11 @@ DOUBTS = (
         "animation",
         lambda judged: judged.observation.image.frames > 1,
         "only the first frame was looked at",
+    ),
+    Doubt(
+        "unstable",
+        lambda judged: bool(judged.flips),
+        "the verdict changes when the picture is compressed or reduced",
     ),
 )
 #: Doubts that do not depend on what the pixels' verdict is.

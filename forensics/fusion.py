@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .arrays import Float32Array, Float64Array
+from .arrays import Float64Array
 from .calibration import Calibration, Regime
 from .contract import (
     Category,
@@ -17,13 +17,14 @@ from .contract import (
     Evidence,
     Face,
     KnownContent,
-    ModelVersions,
     Provenance,
     Reading,
     Signal,
+    Stability,
     Verdict,
 )
 from .doubts import Judged, list_doubts
+from .judgement import Judgement, PromptBank
 from .known_content.ruling import rule_known, word_matches
 from .observation import BoxTuple, Measurement, Observation
 from .policy import Policy
@@ -33,40 +34,6 @@ from .signals import FORENSIC, measure_signals
 
 #: The clause of a signal that the policy leaves out.
 NOT_COUNTED = "does not count under this policy"
-
-
-@dataclass(frozen=True)
-class PromptBank:
-    """Text embeddings [2 + categories, D] float32 of unit length (real, deepfake, categories), and their labels.
-
-    ``offsets`` are added to the categories' logits; () stands for none.
-    """
-
-    embeddings: Float32Array
-    labels: tuple[str, ...]
-    scale: float
-    offsets: tuple[float, ...] = ()
-
-    def similarities(self, embedding: Float32Array) -> Float64Array:
-        """Return CLIP logits [2 + categories] of one unit-length image embedding [D]."""
-        logits = self.scale * (self.embeddings.astype(np.float64) @ embedding.astype(np.float64))
-        logits[2:] += self.offsets or 0.0
-        return np.asarray(logits, dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """All that fusion needs besides an observation: prompt bank, calibration, policy, and who judges.
-
-    ``name``: of the policy, "" for the repository's. ``ignored``: the signals that do not count.
-    """
-
-    bank: PromptBank
-    calibration: Calibration
-    policy: Policy
-    models: ModelVersions
-    name: str = ""
-    ignored: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -215,6 +182,7 @@ def conclude(
     faces: Sequence[Face],
     policy: Policy,
     known: KnownContent | None,
+    stability: Stability | None = None,
 ) -> Conclusion:
     """Return the verdict, and why, from the evidence of the ``pixels`` (:func:`list_evidence`)."""
     evidence, threshold = list(pixels), policy.decide(values.kind).threshold
@@ -225,7 +193,9 @@ def conclude(
     known_ruling = rule_known(known, policy.known_content)
     if ruling is not None and known_ruling is not None and known_ruling.verdict == "real":
         known_ruling = None  # a bank acquits no file that says of itself that AI made it
-    doubts = list_doubts(Judged(observation, values, verdict, probability, faces, policy, ruling, known, known_ruling))
+    flips = stability.flips if stability is not None else ()
+    judged = Judged(observation, values, verdict, probability, faces, policy, ruling, known, known_ruling, flips)
+    doubts = list_doubts(judged)
     if ruling is not None:
         evidence.append(ruling.to_evidence(math.fsum(item.contribution for item in evidence)))
         probability, verdict = replay(evidence), "deepfake"
@@ -243,6 +213,34 @@ def conclude(
     )
 
 
+def weigh_pixels(
+    observation: Observation, judgement: Judgement
+) -> tuple[Values, tuple[Face, ...], list[Evidence], float]:
+    """Return the values of an observation, its faces, the evidence of its pixels, and the threshold that holds.
+
+    Raises:
+        ValueError: the observation has no scores of the networks, or one that is no finite number.
+    """
+    values = compute_values(observation, judgement.bank, judgement.calibration)
+    regime, decision = judgement.calibration.regime(values.kind), judgement.policy.decide(values.kind)
+    faces = tuple(
+        Face(box, sigmoid(logit)) for box, logit in zip(observation.boxes, observation.face_logits, strict=True)
+    )
+    cap, ignored = decision.forensic_cap, judgement.ignored
+    return values, faces, list_evidence(values.terms, values.signals, regime, cap, faces, ignored), decision.threshold
+
+
+def measure_stability(observation: Observation, judgement: Judgement, deepfake: bool) -> Stability | None:
+    """Return what the pixels of the re-encodings give, where they were scored; ``deepfake``: what the image's gave."""
+    probabilities, flips = {}, []
+    for name, altered in observation.alterations().items():
+        _, _, evidence, threshold = weigh_pixels(altered, judgement)
+        probabilities[name] = replay(evidence)
+        if (probabilities[name] >= threshold) != deepfake:
+            flips.append(name)
+    return Stability(probabilities, tuple(flips)) if probabilities else None
+
+
 def fuse(
     observation: Observation, judgement: Judgement, request_id: str = "", known: KnownContent | None = None
 ) -> Verdict:
@@ -253,18 +251,13 @@ def fuse(
     Raises:
         ValueError: the observation has no scores of the networks, or one that is no finite number.
     """
-    calibration, policy = judgement.calibration, judgement.policy
-    values = compute_values(observation, judgement.bank, calibration)
-    regime, decision = calibration.regime(values.kind), policy.decide(values.kind)
-    faces = tuple(
-        Face(box, sigmoid(logit)) for box, logit in zip(observation.boxes, observation.face_logits, strict=True)
-    )
-    evidence = list_evidence(values.terms, values.signals, regime, decision.forensic_cap, faces, judgement.ignored)
+    values, faces, evidence, threshold = weigh_pixels(observation, judgement)
+    stability = measure_stability(observation, judgement, replay(evidence) >= threshold)
     if known is None and observation.pdq:
         known = KnownContent(observation.pdq, observation.pdq_quality)
-    conclusion = conclude(observation, values, evidence, faces, policy, known)
+    conclusion = conclude(observation, values, evidence, faces, judgement.policy, known, stability)
     shares = softmax(values.zero_shot[2:])
-    pair = softmax(values.zero_shot[:2] / calibration.clip_temperature)
+    pair = softmax(values.zero_shot[:2] / judgement.calibration.clip_temperature)
     return Verdict(
         request_id=request_id,
         image=observation.image,
@@ -279,10 +272,11 @@ def fuse(
         evidence=conclusion.evidence,
         models=judgement.models,
         timings_ms=dict(observation.timings_ms),
-        threshold=decision.threshold,
+        threshold=threshold,
         doubts=conclusion.doubts,
         faces_found=max(observation.faces_found, len(faces)),
         provenance=conclusion.provenance,
         known_content=conclusion.known,
         policy=judgement.name,
+        stability=stability,
     )

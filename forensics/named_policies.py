@@ -20,7 +20,8 @@ from typing import Any
 
 from .calibration import HEAD_FILE, load_calibration
 from .contract import KnownContent, Verdict
-from .fusion import Judgement, fuse
+from .fusion import fuse
+from .judgement import Judgement
 from .labels import LabelRule, Tokenizer, read_rules
 from .observation import Observation
 from .policy import FILE, KnownContentPolicy, Policy, check_policy, load_policy, parse_policy, to_document
@@ -135,7 +136,10 @@ def read_policy(path: Path, base: Judgement, tokenizer: Tokenizer | None = None)
     if "calibration" in document:
         calibration, policy = _read_calibration(path, document["calibration"], base)
     changes = {name: value for name, value in document.items() if name not in _OWN}
-    merged = merge(to_document(policy), changes)
+    document_of_base = to_document(policy)
+    # Whether an image is scored again is settled before fusion, where the name of the policy arrives.
+    del document_of_base["stability"]
+    merged = {**merge(document_of_base, changes), "stability": vars(policy.stability)}
     version = hashlib.sha256(policy.version.encode() + data).hexdigest()[:12]
     policy = parse_policy(merged, version)
     check_policy(policy, calibration, str(path))

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from .arrays import Float32Array, FloatArray
-from .contract import UNCHECKED, ImageFacts, Provenance, from_document
+from .contract import UNCHECKED, ImageFacts, Provenance
+from .documents import from_document
 
 #: Left, top, width and height in pixels of the upright image.
 BoxTuple = tuple[int, int, int, int]
 #: The tensor that holds everything but the arrays, as JSON.
 _RECORD = "record"
+#: Begins the names of the tensors of re-encodings: altered/NAME/PART.
+_ALTERED = "altered/"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,15 @@ class Measurement:
 
     value: float | None
     why_not: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What the networks say of one version of an image; shapes as in :class:`Observation`."""
+
+    embedding: Float32Array
+    class_tokens: FloatArray
+    face_logits: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +55,7 @@ class Observation:
 
     The networks' scores are None or empty until :meth:`with_scores` adds them: ``embedding`` [D], CLIP's image
     embedding of unit length; ``class_tokens`` [K, W], of K blocks of CLIP's image tower; ``face_logits``, one per box,
-    > 0 means fake.
+    > 0 means fake. ``altered``: the same of re-encodings of the image, by their names in :mod:`.alterations`.
     """
 
     image: ImageFacts
@@ -58,6 +70,7 @@ class Observation:
     provenance: Provenance = UNCHECKED
     pdq: str = ""
     pdq_quality: int = 0
+    altered: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
 
     def with_scores(
         self,
@@ -82,6 +95,10 @@ class Observation:
             timings_ms={**self.timings_ms, **spent},
         )
 
+    def alterations(self) -> dict[str, Observation]:
+        """Return the record as it would be of each re-encoding: with its scores in place of the image's."""
+        return {name: dataclasses.replace(self, altered={}, **vars(scores)) for name, scores in self.altered.items()}
+
     def to_bytes(self) -> bytes:
         """Return the wire form: safetensors with the arrays, and a tensor of JSON with everything else."""
         from safetensors.numpy import save
@@ -103,6 +120,9 @@ class Observation:
         }
         arrays = {"embedding": self.embedding, "class_tokens": self.class_tokens}
         tensors |= {name: np.ascontiguousarray(values) for name, values in arrays.items() if values is not None}
+        for name, scores in self.altered.items():
+            for part, values in vars(scores).items():
+                tensors[f"{_ALTERED}{name}/{part}"] = np.ascontiguousarray(values, np.float32)
         data: bytes = save(tensors)
         return data
 
@@ -120,6 +140,7 @@ class Observation:
             tensors = load(data)
             document = json.loads(tensors.pop(_RECORD).tobytes())
             logits = tuple(tensors.pop("face_logits").tolist())
+            altered = _pop_altered(tensors)
             observation = cls(
                 image=from_document(ImageFacts, document.pop("image")),
                 measurements={n: from_document(Measurement, m) for n, m in document.pop("measurements").items()},
@@ -127,15 +148,27 @@ class Observation:
                 # Calibrations keep observations that were made before provenance was looked at.
                 provenance=from_document(Provenance, document.pop("provenance", {})),
                 face_logits=logits,
+                altered=altered,
                 **document,
                 **tensors,
             )
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not an observation: {error}") from error
         # Before the networks' scores are added there are boxes without logits.
-        if observation.embedding is not None and len(logits) != len(observation.boxes):
-            raise ValueError(f"not an observation: {len(logits)} face logits for {len(observation.boxes)} faces")
+        for found in (logits, *(scores.face_logits for scores in altered.values())):
+            if observation.embedding is not None and len(found) != len(observation.boxes):
+                raise ValueError(f"not an observation: {len(found)} face logits for {len(observation.boxes)} faces")
         return observation
+
+
+def _pop_altered(tensors: dict[str, Any]) -> dict[str, Scores]:
+    """Take the tensors of re-encodings out of ``tensors``."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key in sorted(key for key in tensors if key.startswith(_ALTERED)):  # safetensors keeps no order
+        name, _, part = key.removeprefix(_ALTERED).partition("/")
+        values = tensors.pop(key)
+        parts.setdefault(name, {})[part] = tuple(values.tolist()) if part == "face_logits" else values
+    return {name: Scores(**found) for name, found in parts.items()}
 
 
 def _box(values: Sequence[int]) -> BoxTuple:

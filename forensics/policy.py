@@ -87,6 +87,18 @@ class KnownContentPolicy:
 
 
 @dataclass(frozen=True)
+class StabilityPolicy:
+    """Which images are scored again from re-encodings (:mod:`.stability`).
+
+    ``when``: ``never``, ``near`` or ``always``. ``near`` are answers of high confidence within ``margin`` logits of
+    the threshold.
+    """
+
+    when: str = NEVER
+    margin: float = 3.0
+
+
+@dataclass(frozen=True)
 class Policy:
     """A parsed policy file; ``version`` is the start of its sha256.
 
@@ -94,6 +106,7 @@ class Policy:
     confidence. ``face``: the fake probability from which a face contradicts the verdict real. ``unusual``: the distance
     of the class tokens from the training images' (1 on average) from which the token head cannot be relied on.
     ``provenance``: what a file's own statements decide. ``known_content``: what matches with known pictures decide.
+    ``stability``: which images are scored again from re-encodings.
     """
 
     version: str
@@ -104,6 +117,7 @@ class Policy:
     little_to_see: LittleToSee
     provenance: ProvenancePolicy = field(default_factory=ProvenancePolicy)
     known_content: KnownContentPolicy = field(default_factory=KnownContentPolicy)
+    stability: StabilityPolicy = field(default_factory=StabilityPolicy)
 
     def decide(self, kind: str) -> Decision:
         """Return threshold and cap for a kind of image."""
@@ -123,13 +137,14 @@ def to_document(policy: Policy) -> dict[str, Any]:
         },
         "provenance": {**vars(policy.provenance), "probability": dict(policy.provenance.probability)},
         "known_content": {**vars(policy.known_content), "decides": dict(policy.known_content.decides)},
+        "stability": vars(policy.stability),
     }
 
 
 def load_policy(path: Path, calibration: Calibration) -> Policy:
     """Read a policy file and check it against the calibration that it decides on.
 
-    A file without ``provenance`` or ``known_content``, of an earlier version, gets the defaults for it.
+    A file without ``provenance``, ``known_content`` or ``stability``, of an earlier version, gets the defaults for it.
 
     Raises:
         ValueError: the file is malformed, has an unknown or a missing entry, or would let forensic evidence convict
@@ -166,6 +181,7 @@ def parse_policy(document: Mapping[str, Any], version: str) -> Policy:
         little_to_see=LittleToSee(**confidence["little_to_see"]),
         provenance=ProvenancePolicy(**document.get("provenance", {})),
         known_content=KnownContentPolicy(**document.get("known_content", {})),
+        stability=StabilityPolicy(**document.get("stability", {})),
     )
 
 
@@ -197,6 +213,11 @@ def check_policy(policy: Policy, calibration: Calibration, name: str = "the poli
             )
     _check_provenance(policy, name)
     _check_known_content(policy, name)
+    if policy.stability.when not in (NEVER, "near", "always"):
+        raise ValueError(f"{name}: stability.when must be {NEVER}, near or always")
+    margin = policy.stability.margin
+    if type(margin) not in (int, float) or not 0.0 <= margin < math.inf:
+        raise ValueError(f"{name}: stability.margin must be a number of logits, at least 0")
 
 
 def _check_provenance(policy: Policy, name: str) -> None:

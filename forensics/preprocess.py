@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 
+from .alterations import alter_views
 from .arrays import Pixels
 from .contract import UNCHECKED, ImageFacts
 from .decode import Limits, decode_image
@@ -28,12 +29,19 @@ VIEWS_SIDE = 512
 class Prepared:
     """One prepared image: the record so far, and what the networks see.
 
-    ``view``: CLIP's view [224, 224, 3] uint8. ``crops``: one of that shape per box of the observation.
+    ``view``: CLIP's view [224, 224, 3] uint8. ``crops``: one of that shape per box of the observation. ``altered``: per
+    re-encoding of :data:`.alterations.ALTERATIONS` the view and the crops, where they were asked for.
     """
 
     observation: Observation
     view: Pixels
     crops: list[Pixels]
+    altered: tuple[list[Pixels], ...] = ()
+
+    @property
+    def alterations(self) -> list[Prepared]:
+        """Return the re-encodings as images of their own, with the same observation."""
+        return [Prepared(self.observation, views[0], views[1:]) for views in self.altered]
 
 
 def warm_up() -> None:
@@ -50,8 +58,11 @@ def prepare(
     data: bytes,
     limits: Limits = Limits(),  # noqa: B008 - frozen value
     provenance: ProvenanceReader | None = None,
+    alterations: bool = False,
 ) -> Prepared:
     """Decode and measure one encoded image; without a reader of ``provenance`` nobody looks where it comes from.
+
+    ``alterations``: cut the views of re-encodings as well.
 
     Raises:
         ImageError: the image is refused.
@@ -95,4 +106,4 @@ def prepare(
         pdq=pdq.hex,
         pdq_quality=pdq.quality,
     )
-    return Prepared(observation, view, crops)
+    return Prepared(observation, view, crops, tuple(alter_views(small, crops)) if alterations else ())

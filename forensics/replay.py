@@ -102,7 +102,7 @@ def _compare(
     observation = Observation(image, {}, tone=tone, provenance=provenance)
     unusual = math.inf if "unusual_picture" in verdict.doubts else None
     values = Values(terms, signals, np.zeros(0), label, kind, unusual)
-    conclusion = conclude(observation, values, pixels, faces, policy, verdict.known_content)
+    conclusion = conclude(observation, values, pixels, faces, policy, verdict.known_content, verdict.stability)
     beyond_pixels = [item.signal for item in conclusion.evidence[len(pixels) :]]
     yield (
         "evidence",

@@ -16,7 +16,7 @@ import numpy as np
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Float32Array
 from veridict.forensics.contract import Verdict
-from veridict.forensics.fusion import Judgement
+from veridict.forensics.judgement import Judgement
 from veridict.forensics.labels import EmbeddedLabel, Tokenizer, embed_rules, score_labels
 from veridict.forensics.named_policies import LookUp, NamedPolicy, Policies, judge
 from veridict.forensics.observation import Observation

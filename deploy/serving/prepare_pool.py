@@ -151,8 +151,8 @@ class PrepareProcess:
         """Return the child's process id, 0 where there is none because none could be started."""
         return self._child.pid if self._child else 0
 
-    def prepare(self, data: bytes, seconds: float, ends: float) -> Prepared:
-        """Return one prepared image.
+    def prepare(self, data: bytes, seconds: float, ends: float, alterations: bool = False) -> Prepared:
+        """Return one prepared image, with the views of its ``alterations`` where they are asked for.
 
         Raises:
             ImageError: the image is refused, also because it took more than ``seconds`` of processor time.
@@ -162,7 +162,7 @@ class PrepareProcess:
         connection = self._find_waiting()
         try:
             connection.settimeout(max(0.001, ends - time.monotonic()))
-            connection.sendall(prepare_process.write_request(data, seconds))
+            connection.sendall(prepare_process.write_request(data, seconds, alterations))
             return prepare_process.read_answer(connection)
         except ImageError as error:
             if error.code == "image.decode_memory":
@@ -239,11 +239,11 @@ class PreparePool:
         for process in self.processes:
             self._idle.put(process)
 
-    def prepare(self, data: bytes, ends: float) -> Prepared:
+    def prepare(self, data: bytes, ends: float, alterations: bool = False) -> Prepared:
         """Return one prepared image; see :meth:`PrepareProcess.prepare` for the errors."""
         process = self._idle.get()
         try:
-            return process.prepare(data, self._seconds, ends)
+            return process.prepare(data, self._seconds, ends, alterations)
         finally:
             self._idle.put(process)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import json
 import os
 import resource
@@ -26,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.forensics.allocation import keep_freed_memory
+from veridict.forensics.alterations import ALTERATIONS
 from veridict.forensics.arrays import Pixels
 from veridict.forensics.errors import CODES, ImageError
 from veridict.forensics.observation import Observation
@@ -34,8 +36,8 @@ from veridict.forensics.provenance.credentials import load_library
 from veridict.forensics.provenance.read import ProvenanceReader
 from veridict.forensics.signature import CLIP_SIZE, MAX_FACES
 
-#: Before an image's bytes: the processor time it may take (seconds), and their number.
-_REQUEST = struct.Struct("<dQ")
+#: Before an image's bytes: the processor time it may take (seconds), their number, and whether re-encodings are wanted.
+_REQUEST = struct.Struct("<dQ?")
 #: Before an answer: its kind and its length in bytes.
 _ANSWER = struct.Struct("<BQ")
 _PREPARED, _REFUSED, _FAILED = range(3)
@@ -43,7 +45,7 @@ _PREPARED, _REFUSED, _FAILED = range(3)
 _LENGTH = struct.Struct("<Q")
 _VIEW = CLIP_SIZE * CLIP_SIZE * 3
 #: More than any answer: the views, and an observation without scores.
-_MAX_ANSWER = (1 + MAX_FACES) * _VIEW + (1 << 20)
+_MAX_ANSWER = (1 + MAX_FACES) * _VIEW * (1 + len(ALTERATIONS)) + (1 << 20)
 #: To the fork server: start a child (a socket and the settings follow), or end one (its process id follows).
 START, END = b"S", b"E"
 #: What the fork server answers: a process id, or the exit status as of waitpid(2).
@@ -90,9 +92,9 @@ def receive(connection: socket.socket, length: int) -> bytearray:
     return data
 
 
-def write_request(data: bytes, seconds: float) -> bytes:
+def write_request(data: bytes, seconds: float, alterations: bool = False) -> bytes:
     """Return the message that asks a child to prepare an image within ``seconds`` of processor time."""
-    return _REQUEST.pack(seconds, len(data)) + data
+    return _REQUEST.pack(seconds, len(data), alterations) + data
 
 
 def read_answer(connection: socket.socket) -> Prepared:
@@ -123,14 +125,14 @@ def serve_images(connection: socket.socket, provenance: ProvenanceReader) -> Non
     short_of_memory = False
     while not short_of_memory:
         try:
-            seconds, length = _REQUEST.unpack(receive(connection, _REQUEST.size))
+            seconds, length, alterations = _REQUEST.unpack(receive(connection, _REQUEST.size))
             data = bytes(receive(connection, length))
         except (EOFError, OSError):
             return
         # When the time is over the kernel ends the process, also in the middle of native code.
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            kind, body = _PREPARED, _pack(prepare(data, provenance=provenance))
+            kind, body = _PREPARED, _pack(prepare(data, provenance=provenance, alterations=alterations))
         except ImageError as error:
             kind, body = _REFUSED, f"{error.code} {error.detail}".encode()
         except MemoryError:
@@ -147,7 +149,7 @@ def serve_images(connection: socket.socket, provenance: ProvenanceReader) -> Non
 
 def _pack(prepared: Prepared) -> bytes:
     observation = prepared.observation.to_bytes()
-    views = (prepared.view, *prepared.crops)
+    views = (prepared.view, *prepared.crops, *itertools.chain.from_iterable(prepared.altered))
     return b"".join([_LENGTH.pack(len(observation)), observation, *(view.tobytes() for view in views)])
 
 
@@ -156,10 +158,12 @@ def _unpack(body: bytes) -> Prepared:
         raise ValueError(f"{len(body)} bytes")
     start = _LENGTH.size + _LENGTH.unpack_from(body)[0]
     observation = Observation.from_bytes(body[_LENGTH.size : start])
-    if len(body) - start != (1 + len(observation.boxes)) * _VIEW:
+    each = 1 + len(observation.boxes)
+    if len(body) - start not in (each * _VIEW, each * _VIEW * (1 + len(ALTERATIONS))):
         raise ValueError(f"{len(body) - start} bytes of views for {len(observation.boxes)} faces")
     views: Pixels = np.frombuffer(body, np.uint8, offset=start).reshape(-1, CLIP_SIZE, CLIP_SIZE, 3)
-    return Prepared(observation, views[0], list(views[1:]))
+    first, *altered = (list(views[place : place + each]) for place in range(0, len(views), each))
+    return Prepared(observation, first[0], first[1:], tuple(altered))
 
 
 def write_start(settings: ProcessSettings) -> bytes:

@@ -22,8 +22,10 @@ from veridict.forensics.errors import CODES, ImageError
 from veridict.forensics.observation import Observation
 from veridict.forensics.preprocess import Prepared
 from veridict.forensics.provenance.read import ProvenanceReader
+from veridict.forensics.stability import check_stability
 from veridict.forensics.work import estimate_seconds
 
+from ..repository import load_judgement
 from . import responses
 from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingRequest, Postponed, SlowLane
 from .in_flight import InFlightLimiter
@@ -31,7 +33,7 @@ from .metrics_buffer import MetricsBuffer
 from .networks import Networks, ServerStopping
 from .openvino_runtime import usable_cores
 from .prepare_pool import ForkServer, PreparePool
-from .prepare_process import ProcessSettings
+from .prepare_process import ProcessFailed, ProcessSettings
 
 #: Seconds after which the slot of an image that was never answered is free again.
 _SLOT_LIFETIME = 10.0
@@ -89,6 +91,10 @@ class TritonPythonModel:
         level = flying.Metric(labels={"process": str(os.getpid())})
         self.metrics = MetricsBuffer(counters, gauges=[(level, lambda: self.limiter.in_use)])
         self.networks = Networks(concurrent)
+        repository = responses.version_folder(args).parent.parent
+        #: What settles which images are scored again from re-encodings; the verdict is up to ``fusion``.
+        self.judgement = load_judgement(repository)
+        self.always_altered = self.judgement.policy.stability.when == "always"
         self.fork_server = ForkServer()
         trust_list = responses.parameter(args, "trust_list", "")
         trust_list = str(responses.version_folder(args) / trust_list) if trust_list else ""
@@ -146,7 +152,7 @@ class TritonPythonModel:
 
     def _prepare_quick(self, upload: Upload) -> Prepared:
         try:
-            return self.quick.prepare(upload.data, upload.ends)
+            return self.quick.prepare(upload.data, upload.ends, self.always_altered)
         except ImageError as error:
             if error.code == "image.decode_timeout":
                 raise Postponed from None
@@ -169,22 +175,41 @@ class TritonPythonModel:
 
     def _score(self, batch: list[Request]) -> list[Any]:
         began = time.monotonic()
-        images = [[item for item in request.results if item is not None] for request in batch]
-        scored = iter(self.networks.score([item for group in images for item in group]))
+        images = [item for request in batch for item in request.results if item is not None]
+        scored = self.networks.score(images)
         ended = time.monotonic()
-        answers = []
-        for request, prepared in zip(batch, images, strict=True):
-            observations = []
-            for index in range(len(prepared)):
-                observation, embedding, tokens, logits = next(scored)
-                seconds = {
-                    "queue": request.begun[index] - request.arrived,
-                    "grouping": began - request.finished[index],
-                    "networks": ended - began,
-                }
-                observations.append(observation.with_scores(embedding, tokens, logits, seconds))
-            answers.append(_tensors(observations, request.key[1]))
-        return answers
+        places = [(request, index) for request in batch for index in range(len(request.items))]
+        observations = []
+        for (request, index), (observation, embedding, tokens, logits) in zip(places, scored, strict=True):
+            seconds = {
+                "queue": request.begun[index] - request.arrived,
+                "grouping": began - request.finished[index],
+                "networks": ended - began,
+            }
+            observations.append(observation.with_scores(embedding, tokens, logits, seconds))
+        uploads = [request.items[index] for request, index in places]
+        checked = iter(
+            check_stability(
+                observations,
+                self.judgement,
+                lambda place: images[place].alterations or self._prepare_alterations(uploads[place]),
+                self._score_alterations,
+            )
+        )
+        return [_tensors([next(checked) for _ in request.items], request.key[1]) for request in batch]
+
+    def _score_alterations(self, images: list[Prepared]) -> list[Observation]:
+        return [
+            observation.with_scores(embedding, tokens, logits)
+            for observation, embedding, tokens, logits in self.networks.score(images)
+        ]
+
+    def _prepare_alterations(self, upload: Upload) -> list[Prepared]:
+        """Prepare an image again, with its re-encodings; an image that is late or too slow for it is not checked."""
+        try:
+            return self.quick.prepare(upload.data, upload.ends, alterations=True).alterations
+        except (ImageError, DeadlineExceeded, ProcessFailed):
+            return []
 
     def _answer_failure(self, request: Request) -> None:
         assert request.error is not None

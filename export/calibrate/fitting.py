@@ -25,7 +25,8 @@ from veridict.forensics.calibration import (
     Term,
     regime_name,
 )
-from veridict.forensics.fusion import PromptBank, compute_values, sigmoid
+from veridict.forensics.fusion import compute_values, sigmoid
+from veridict.forensics.judgement import PromptBank
 from veridict.forensics.observation import Observation
 from veridict.forensics.policy import Decision
 from veridict.forensics.signals import TERMS

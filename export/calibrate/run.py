@@ -22,7 +22,7 @@ from veridict.deploy.manifest import read_manifest, update_manifest
 from veridict.deploy.repository import CALIBRATION, POLICY, PROMPT_BANK, load_prompt_bank
 from veridict.forensics.arrays import Int64Array
 from veridict.forensics.calibration import HEAD_FILE, Calibration
-from veridict.forensics.fusion import PromptBank
+from veridict.forensics.judgement import PromptBank
 from veridict.forensics.token_head import load_token_head
 
 from ..datasets import Sample

@@ -17,7 +17,7 @@ from veridict.deploy.manifest import RepositoryError, default_repository
 from veridict.forensics.errors import ImageError
 
 from ..calibrate.document import FITTED_DIGITS
-from ..datasets import Sample, find_folders, read_labelled
+from ..datasets import Sample, find_folders, limit_per_source, read_labelled
 from ..pipeline import InProcessDetector
 from ..tiers import TIERS, apply_tier
 from .categories import format_categories, predict_categories, read_samples, summarise_categories
@@ -92,17 +92,6 @@ def _collect(arguments: argparse.Namespace) -> list[Sample]:
     return samples
 
 
-def _limited(samples: Sequence[Sample], limit: int) -> list[Sample]:
-    counts: dict[tuple[str, str], int] = {}
-    kept = []
-    for sample in samples:
-        key = (sample.source, sample.label)
-        counts[key] = counts.get(key, 0) + 1
-        if not limit or counts[key] <= limit:
-            kept.append(sample)
-    return kept
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate; return 0, 1 when judging failed, 2 on usage errors."""
     from tqdm import tqdm
@@ -119,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     reports: dict[str, dict[str, Any]] = {}
     judged: dict[str, list[Judged]] = {}
     try:
-        samples = _limited(_collect(arguments), arguments.limit)
+        samples = limit_per_source(_collect(arguments), arguments.limit)
         calibration = load_calibration(arguments.repository / CALIBRATION)
         fitted = frozenset(calibration.source.get("fitted_on", []))
         for tier in tiers:

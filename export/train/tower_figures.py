@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from veridict.forensics.arrays import AnyArray, Float16Array, Float32Array, Float64Array, Int64Array
-from veridict.forensics.fusion import PromptBank
+from veridict.forensics.judgement import PromptBank
 
 from ..calibrate.token_head import HeadSettings, RineHead, Tokens, score_rows, standardisation, to_views, train_member
 from ..datasets import Sample

@@ -9,11 +9,8 @@ from safetensors.numpy import save_file
 
 from veridict.forensics.calibration import HEAD_FILE, load_calibration
 from veridict.forensics.contract import ImageFacts, ModelVersions
-from veridict.forensics.fusion import (
-    Judgement,
-    PromptBank,
-    fuse,
-)
+from veridict.forensics.fusion import fuse
+from veridict.forensics.judgement import Judgement, PromptBank
 from veridict.forensics.observation import Measurement, Observation
 from veridict.forensics.policy import load_policy
 

@@ -12,15 +12,7 @@ import pytest
 from veridict.forensics.calibration import Percentiles
 from veridict.forensics.contract import Signal, Verdict
 from veridict.forensics.doubts import WORDS
-from veridict.forensics.fusion import (
-    face_share,
-    fuse,
-    list_evidence,
-    read_signal,
-    replay,
-    sigmoid,
-    softmax,
-)
+from veridict.forensics.fusion import face_share, fuse, list_evidence, read_signal, replay, sigmoid, softmax
 from veridict.forensics.observation import Measurement
 from veridict.forensics.sentences import explain
 

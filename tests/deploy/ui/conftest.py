@@ -134,9 +134,9 @@ def run_ui(*arguments: str, environment: dict[str, str] | None = None) -> Iterat
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium of the system."""
+    """A headless Chromium of the system, for one module: playwright keeps the event loop of the thread running."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
         pytest.skip("no Chromium: apt-get install chromium")

@@ -132,7 +132,8 @@ class BatchingExecutor(Generic[Item, Result]):
             self._submit_slow(request, index)
             return
         except Exception as error:  # answered to the request's client
-            request.errors[index] = error
+            # Its traceback holds this frame and so the request: a cycle would keep the image until the next collection.
+            request.errors[index] = error.with_traceback(None)
         request.finished[index] = time.monotonic()
         with self._lock:
             self._unfinished -= not slow

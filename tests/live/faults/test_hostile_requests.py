@@ -189,9 +189,9 @@ def test_messages_beyond_the_limit_are_refused_and_use_the_room_of_the_first_one
     with open_stub(service.url) as stub:
         # Shared memory never shrinks, and a stub keeps what it freed: the first large messages cost several times their
         # size, depending on which of their copies are there at the same time. Later ones use that room again.
-        send(5)
+        send(15)
         grown = service.footprint()
         assert service.judge(photo)
-        send(10)
-    # If one copy of each stayed, ten would take 640 MiB.
-    assert_nothing_is_left(service, grown, resident=320)
+        send(15)
+    # If one copy of each stayed, fifteen would take 960 MiB.
+    assert_nothing_is_left(service, grown, resident=480)

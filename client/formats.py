@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from veridict.forensics.contract import Verdict
+from veridict.forensics.logits import to_logit
 
 from ._errors import InvalidImageError, VeridictError
 from ._types import Result
@@ -35,8 +36,7 @@ def operating_score(verdict: Verdict) -> float:
 
 
 def _logit(probability: float) -> float:
-    inside = min(max(probability, _EDGE), 1.0 - _EDGE)
-    return math.log(inside / (1.0 - inside))
+    return to_logit(min(max(probability, _EDGE), 1.0 - _EDGE))
 
 
 def face_score(verdict: Verdict) -> float:

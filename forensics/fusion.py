@@ -26,6 +26,7 @@ from .contract import (
 from .doubts import Judged, list_doubts
 from .judgement import Judgement, PromptBank
 from .known_content.ruling import rule_known, word_matches
+from .logits import sigmoid
 from .observation import BoxTuple, Measurement, Observation
 from .policy import Policy
 from .provenance.ruling import rule
@@ -57,13 +58,6 @@ class Values:
 def face_share(boxes: Sequence[BoxTuple], width: int, height: int) -> float:
     """Return the longer side of the largest face over the shorter side of the image; 0 without a face."""
     return max((max(w, h) for _, _, w, h in boxes), default=0) / min(width, height)
-
-
-def sigmoid(logit: float) -> float:
-    """Return the logistic function without overflow."""
-    if logit >= 0:
-        return 1.0 / (1.0 + math.exp(-logit))
-    return math.exp(logit) / (1.0 + math.exp(logit))
 
 
 def softmax(logits: Float64Array) -> Float64Array:

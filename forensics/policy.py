@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .calibration import KINDS, REGIMES, Calibration, regime_name
+from .logits import to_logit
 
 SCHEMA = "veridict-policy/1"
 FILE = "policy.json"
@@ -205,7 +206,7 @@ def check_policy(policy: Policy, calibration: Calibration, name: str = "the poli
     for regime, decision in policy.decisions.items():
         if not 0.0 < decision.threshold < 1.0:
             raise ValueError(f"{name}: decisions.{regime}: the threshold must lie inside (0, 1)")
-        needed = math.log(decision.threshold / (1.0 - decision.threshold)) - calibration.regimes[regime].bias
+        needed = to_logit(decision.threshold) - calibration.regimes[regime].bias
         if not 0 <= decision.forensic_cap < needed:
             raise ValueError(
                 f"{name}: forensic evidence alone could convict in the regime {regime} (cap {decision.forensic_cap}, "

@@ -20,7 +20,8 @@ import numpy as np
 
 from .calibration import Calibration
 from .contract import UNCHECKED, Signal, Verdict
-from .fusion import Values, conclude, face_share, list_evidence, read_signal, sigmoid
+from .fusion import Values, conclude, face_share, list_evidence, read_signal
+from .logits import sigmoid, to_logit
 from .observation import Measurement, Observation
 from .policy import Policy
 from .signals import FORENSIC, ROWS
@@ -87,7 +88,7 @@ def _compare(
         yield "evidence.face.value", max(face.fake_probability for face in faces), sigmoid(terms["face"])
     label = max(verdict.category.scores, key=lambda name: verdict.category.scores[name], default="")
     yield "category.label", verdict.category.label, label
-    face_logit = terms.get("face", max((_logit(face.fake_probability) for face in faces), default=-math.inf))
+    face_logit = terms.get("face", max((to_logit(face.fake_probability) for face in faces), default=-math.inf))
     kind = calibration.kind(face_share([f.box for f in faces], image.width, image.height), face_logit, label)
     regime, decision = calibration.regime(kind), policy.decide(kind)
 
@@ -128,9 +129,3 @@ def _compare(
 def _same(stated: float, computed: float) -> float:
     """Return ``stated`` where ``computed`` differs from it by rounding only."""
     return stated if math.isclose(stated, computed, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) else computed
-
-
-def _logit(probability: float) -> float:
-    if probability in (0.0, 1.0):
-        return math.copysign(math.inf, probability - 0.5)
-    return math.log(probability / (1.0 - probability))

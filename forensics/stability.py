@@ -11,13 +11,13 @@ AI-generated Image Detection with CLIP", 2024, arXiv 2312.00195).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 from .alterations import ALTERATIONS
 from .contract import Verdict
 from .fusion import fuse
 from .judgement import Judgement
+from .logits import to_logit
 from .observation import Observation, Scores
 from .policy import NEVER, StabilityPolicy
 from .preprocess import Prepared
@@ -30,9 +30,8 @@ def needs_check(verdict: Verdict, policy: StabilityPolicy) -> bool:
     """
     if policy.when != "near":
         return policy.when == "always"
-    p, t = verdict.fake_probability, verdict.threshold
-    near = 0.0 < p < 1.0 and abs(math.log(p / (1.0 - p)) - math.log(t / (1.0 - t))) <= policy.margin
-    return near and verdict.confidence == "high"
+    distance = abs(to_logit(verdict.fake_probability) - to_logit(verdict.threshold))
+    return distance <= policy.margin and verdict.confidence == "high"
 
 
 def check_stability(

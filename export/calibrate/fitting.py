@@ -25,8 +25,9 @@ from veridict.forensics.calibration import (
     Term,
     regime_name,
 )
-from veridict.forensics.fusion import compute_values, sigmoid
+from veridict.forensics.fusion import compute_values
 from veridict.forensics.judgement import PromptBank
+from veridict.forensics.logits import sigmoid, to_logit
 from veridict.forensics.observation import Observation
 from veridict.forensics.policy import Decision
 from veridict.forensics.signals import TERMS
@@ -154,11 +155,6 @@ class Fusion:
     def _logit(self, values: Values, kind: str) -> float:
         regime = self.regime(kind)
         return math.fsum([regime.bias, *regime.weigh(values, self.decide(kind).forensic_cap).values()])
-
-
-def to_logit(probability: float) -> float:
-    """Return log(p / (1 - p))."""
-    return math.log(probability / (1.0 - probability))
 
 
 def fit_fusion(table: Table, seed: int = 0) -> Fusion:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.forensics.arrays import Float64Array, Int64Array
-from veridict.forensics.fusion import sigmoid
+from veridict.forensics.logits import sigmoid
 
 from ..evaluate.figures import ImageOutcome
 from ..files import replacing

@@ -10,7 +10,7 @@ import numpy as np
 
 from veridict.forensics.arrays import Float64Array, Int64Array
 from veridict.forensics.contract import Verdict
-from veridict.forensics.fusion import sigmoid
+from veridict.forensics.logits import sigmoid
 from veridict.forensics.signals import TERMS
 
 from ..datasets import LABELS, Sample

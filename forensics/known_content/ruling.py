@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from ..contract import Evidence, KnownContent, KnownMatch
+from ..logits import to_logit
 from ..policy import KnownContentPolicy
 from .pdq import BITS
 
@@ -24,7 +24,7 @@ class KnownRuling:
 
     def to_evidence(self, logit: float) -> Evidence:
         """Return the term that takes a logit to the ruling's probability; 0 where it is beyond already."""
-        least = math.log(self.probability / (1.0 - self.probability))
+        least = to_logit(self.probability)
         term = max(0.0, least - logit) if self.verdict == "deepfake" else min(0.0, -least - logit)
         return Evidence(SIGNAL, None, None, 1.0, term, self.text)
 

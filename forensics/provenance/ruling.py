@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ..contract import Evidence, Provenance
+from ..logits import to_logit
 from ..policy import ProvenancePolicy
 from .wording import word_declaration
 
@@ -23,7 +23,7 @@ class Ruling:
 
     def to_evidence(self, logit: float) -> Evidence:
         """Return the term that raises a logit to the ruling's probability; 0 where it is higher already."""
-        least = math.log(self.probability / (1.0 - self.probability))
+        least = to_logit(self.probability)
         return Evidence(SIGNAL, None, None, 1.0, max(0.0, least - logit), self.text)
 
 

@@ -12,7 +12,8 @@ import pytest
 from veridict.forensics.calibration import Percentiles
 from veridict.forensics.contract import Signal, Verdict
 from veridict.forensics.doubts import WORDS
-from veridict.forensics.fusion import face_share, fuse, list_evidence, read_signal, replay, sigmoid, softmax
+from veridict.forensics.fusion import face_share, fuse, list_evidence, read_signal, replay, softmax
+from veridict.forensics.logits import sigmoid
 from veridict.forensics.observation import Measurement
 from veridict.forensics.sentences import explain
 

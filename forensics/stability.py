@@ -48,7 +48,11 @@ def check_stability(
     policy = judgement.policy.stability
     if policy.when == NEVER:
         return list(observations)
-    wanted = [place for place, found in enumerate(observations) if needs_check(fuse(found, judgement), policy)]
+    wanted = [
+        place
+        for place, found in enumerate(observations)
+        if policy.when == "always" or needs_check(fuse(found, judgement), policy)
+    ]
     altered = {place: list(found) for place in wanted if (found := find_alterations(place))}
     scored = iter(score([image for images in altered.values() for image in images]) if altered else [])
     checked = list(observations)

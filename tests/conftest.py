@@ -17,6 +17,20 @@ from veridict.deploy.launcher import ServerSettings, TritonServer
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
     def encode(pixels: np.ndarray, form: str = "JPEG", mode: str = "", **options: object) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from veridict.forensics.observation import Observation
 from veridict.forensics.policy import KnownContentPolicy
 
 from ..installation import KNOWN_CONTENT
-from .metrics_buffer import MetricsBuffer
+from .metrics_buffer import SOUND_OR_REFUSED, MetricsBuffer
 
 #: What became of an image's hash: a match decided the verdict, there was a match, there was none, or nothing was
 #: searched because the quality is too low.
@@ -32,26 +31,19 @@ class KnownContentSearch:
         """Load the banks of the folder that the environment names, and create every metric."""
         self._log = pb_utils.Logger
         self._watcher: BankWatcher | None = None
-        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        # A metric disappears with its family, so the families are kept.
-        images, files, entries, refused = self._families = [
-            pb_utils.MetricFamily(name=f"veridict_known_content_{name}", description=text, kind=kind)
-            for name, text, kind in (
-                ("images_total", "Images whose hash was to be searched, by result", counter),
-                ("files_total", "Files of banks that were read, by result", counter),
-                ("entries", "Known hashes in force", gauge),
-                ("refused_files", "Files whose present content is not in force", gauge),
-            )
-        ]
-        metrics: dict[Hashable, Any] = {name: images.Metric(labels={"result": name}) for name in RESULTS}
-        metrics |= {sound: files.Metric(labels={"result": "sound" if sound else "refused"}) for sound in (True, False)}
-        process = {"process": str(os.getpid())}
-        self._buffer = MetricsBuffer(
-            metrics,
-            gauges=[
-                (entries.Metric(labels=process), lambda: len(self._watcher.banks) if self._watcher else 0),
-                (refused.Metric(labels=process), lambda: len(self._watcher.refused) if self._watcher else 0),
-            ],
+        self._buffer = MetricsBuffer(pb_utils)
+        results = {name: {"result": name} for name in RESULTS}
+        self._buffer.counters("known_content_images_total", "Images whose hash was to be searched, by result", results)
+        self._buffer.counters("known_content_files_total", "Files of banks that were read, by result", SOUND_OR_REFUSED)
+        self._buffer.gauge(
+            "known_content_entries",
+            "Known hashes in force",
+            lambda: len(self._watcher.banks) if self._watcher else 0,
+        )
+        self._buffer.gauge(
+            "known_content_refused_files",
+            "Files whose present content is not in force",
+            lambda: len(self._watcher.refused) if self._watcher else 0,
         )
         if folder := os.environ.get(KNOWN_CONTENT, ""):
             sys.setswitchinterval(_SWITCH_INTERVAL)

@@ -6,30 +6,31 @@ more time than the fusion of one image.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 #: Seconds between two publications.
 PUBLISHED_EVERY = 0.5
+#: Series of what is read again while the server runs: whether what was read is sound -> labels.
+SOUND_OR_REFUSED: Mapping[bool, Mapping[str, str]] = MappingProxyType(
+    {True: {"result": "sound"}, False: {"result": "refused"}}
+)
 
 
 class MetricsBuffer:
-    """Counts by key, and adds the counts to the metrics at intervals, from a thread of its own."""
+    """The metrics of a Python model: counts by key, and adds the counts at intervals, from a thread of its own."""
 
-    def __init__(
-        self,
-        metrics: Mapping[Hashable, Any],
-        period: float = PUBLISHED_EVERY,
-        gauges: Sequence[tuple[Any, Callable[[], float]]] = (),
-    ) -> None:
-        """Take the metrics (anything with ``increment(number)``) by key, and the seconds between two publications.
-
-        ``gauges`` are metrics with ``set(value)``, each with the function that reads its value.
-        """
-        self._metrics = dict(metrics)
-        self._gauges = list(gauges)
+    def __init__(self, pb_utils: Any, period: float = PUBLISHED_EVERY) -> None:
+        """Take the Python backend's module, and the seconds between two publications."""
+        self._family = pb_utils.MetricFamily
+        # A metric disappears with its family, so the families are kept.
+        self._families: list[Any] = []
+        self._metrics: dict[Hashable, Any] = {}
+        self._gauges: list[tuple[Any, Callable[[], float]]] = []
         self._counts: Counter[Hashable] = Counter()
         self._sums: dict[Hashable, float] = {}
         self._lock = threading.Lock()
@@ -38,10 +39,36 @@ class MetricsBuffer:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def counters(self, name: str, text: str, series: Mapping[Any, Mapping[str, str]] = MappingProxyType({})) -> Any:
+        """Create the family of counters ``veridict_`` + ``name``, with a series per key, and return it.
+
+        ``series``: the labels by the key that :meth:`count` and :meth:`add` take. Each exists with the value 0 before
+        its first count.
+        """
+        family = self._new_family(name, text, self._family.COUNTER)
+        for key, labels in series.items():
+            self.include(key, family, labels)
+        return family
+
+    def gauge(self, name: str, text: str, read: Callable[[], float], labels: Mapping[str, str] | None = None) -> None:
+        """Create the gauge ``veridict_`` + ``name``; ``read`` returns its value, now and at each publication.
+
+        Without labels it has this process's id as the label ``process``: each replica's model has a level of its own.
+        """
+        labels = {"process": str(os.getpid())} if labels is None else labels
+        metric = self._new_family(name, text, self._family.GAUGE).Metric(labels=dict(labels))
+        metric.set(read())
+        self._gauges.append((metric, read))
+
     def include(self, key: Hashable, family: Any, labels: Mapping[str, str]) -> None:
-        """Add a metric of a family (anything with ``Metric(labels=...)``), unless its key is there."""
+        """Add a series to a family that :meth:`counters` returned, unless its key is there."""
         if key not in self._metrics:
             self._metrics[key] = family.Metric(labels=dict(labels))
+
+    def _new_family(self, name: str, text: str, kind: Any) -> Any:
+        family = self._family(name=f"veridict_{name}", description=text, kind=kind)
+        self._families.append(family)
+        return family
 
     def count(self, *keys: Hashable) -> None:
         """Count each key once."""
@@ -61,7 +88,7 @@ class MetricsBuffer:
             sums, self._sums = self._sums, {}
         for key, number in (*counts.items(), *sums.items()):
             self._metrics[key].increment(number)
-        for metric, read in self._gauges:
+        for metric, read in tuple(self._gauges):
             metric.set(read())
 
     def _run(self) -> None:
@@ -69,7 +96,12 @@ class MetricsBuffer:
             self.publish()
 
     def close(self) -> None:
-        """Publish the remaining counts and end the thread."""
+        """Publish the remaining counts, end the thread and let the metrics go.
+
+        A metric that outlives the objects of the Python backend crashes the process at its end.
+        """
         self._stopped.set()
         self._thread.join()
         self.publish()
+        for held in (self._gauges, self._metrics, self._families):
+            held.clear()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from veridict.forensics.policy_reload import PolicyWatcher
 
 from ..installation import POLICIES
 from ..policies import load_tokenizer, policy_loader
-from .metrics_buffer import MetricsBuffer
+from .metrics_buffer import SOUND_OR_REFUSED, MetricsBuffer
 from .networks import run_network
 
 #: The request parameter.
@@ -94,31 +94,25 @@ class PolicyChoice:
         self._none = Policies(NamedPolicy(judgement))
         self._log = pb_utils.Logger
         self._watcher: PolicyWatcher | None = None
-        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        # A metric disappears with its family, so the families are kept.
-        self._verdicts, self._shadows, unknown, failed, reloads, in_force, refused = self._families = [
-            pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
-            for name, text, kind in (
-                ("policy_verdicts_total", "Images judged, by the policy that judged them", counter),
-                ("shadow_verdicts_total", "Images that a shadow judged too, by whether the verdicts agree", counter),
-                ("policy_unknown_total", "Requests refused, since they name no policy in force", counter),
-                ("policy_label_failures_total", "Requests that failed, since clip_text embedded no labels", counter),
-                ("policy_reloads_total", "New states of the folder of policies, by result", counter),
-                ("policies", "Policies in force that requests can name", gauge),
-                ("policies_refused", "1 while the present state of the folder is not in force", gauge),
-            )
-        ]
-        metrics: dict[Hashable, Any] = {"unknown": unknown.Metric(labels={}), "failed": failed.Metric(labels={})}
-        metrics |= {
-            sound: reloads.Metric(labels={"result": "sound" if sound else "refused"}) for sound in (True, False)
-        }
-        process = {"process": str(os.getpid())}
-        self._buffer = MetricsBuffer(
-            metrics,
-            gauges=[
-                (in_force.Metric(labels=process), lambda: len(self._current.by_name)),
-                (refused.Metric(labels=process), lambda: bool(self._watcher and self._watcher.refused)),
-            ],
+        self._buffer = MetricsBuffer(pb_utils)
+        self._verdicts = self._buffer.counters("policy_verdicts_total", "Images judged, by the policy that judged them")
+        self._shadows = self._buffer.counters(
+            "shadow_verdicts_total", "Images that a shadow judged too, by whether the verdicts agree"
+        )
+        self._buffer.counters(
+            "policy_unknown_total", "Requests refused, since they name no policy in force", {"unknown": {}}
+        )
+        self._buffer.counters(
+            "policy_label_failures_total", "Requests that failed, since clip_text embedded no labels", {"failed": {}}
+        )
+        self._buffer.counters(
+            "policy_reloads_total", "New states of the folder of policies, by result", SOUND_OR_REFUSED
+        )
+        self._buffer.gauge("policies", "Policies in force that requests can name", lambda: len(self._current.by_name))
+        self._buffer.gauge(
+            "policies_refused",
+            "1 while the present state of the folder is not in force",
+            lambda: bool(self._watcher and self._watcher.refused),
         )
         tokenizer = None
         if folder := os.environ.get(POLICIES, ""):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,22 +73,13 @@ class TritonPythonModel:
         batch_images = int(responses.number(args, "batch_images", 8, 1, sig.PREPROCESS.max_batch_size))
         concurrent = int(responses.number(args, "concurrent_batches", 2, 1, 64))
         self.limiter = InFlightLimiter(in_flight, sig.PREPROCESS.max_batch_size)
-        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        # A metric disappears with its family, so the families are kept.
-        errors, refused, failed, flying = self.families = [
-            pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
-            for name, text, kind in (
-                ("image_errors_total", "Images refused, by code", counter),
-                ("requests_refused_total", "Requests refused, by reason", counter),
-                ("requests_failed_total", "Requests that failed unexpectedly in preprocess", counter),
-                ("images_under_way", "Images admitted and not yet judged", gauge),
-            )
-        ]
-        counters: dict[Hashable, Any] = {code: errors.Metric(labels={"code": code}) for code in CODES}
-        counters |= {reason: refused.Metric(labels={"reason": reason}) for reason in ("full", "late", "stopping")}
-        counters["failed"] = failed.Metric(labels={})
-        level = flying.Metric(labels={"process": str(os.getpid())})
-        self.metrics = MetricsBuffer(counters, gauges=[(level, lambda: self.limiter.in_use)])
+        self.metrics = MetricsBuffer(pb_utils)
+        self.metrics.counters("image_errors_total", "Images refused, by code", {code: {"code": code} for code in CODES})
+        reasons = {reason: {"reason": reason} for reason in ("full", "late", "stopping")}
+        self.metrics.counters("requests_refused_total", "Requests refused, by reason", reasons)
+        failures = "Requests that failed unexpectedly in preprocess"
+        self.metrics.counters("requests_failed_total", failures, {"failed": {}})
+        self.metrics.gauge("images_under_way", "Images admitted and not yet judged", lambda: self.limiter.in_use)
         self.networks = Networks(concurrent)
         repository = responses.version_folder(args).parent.parent
         #: What settles which images are scored again from re-encodings; the verdict is up to ``fusion``.
@@ -245,8 +235,6 @@ class TritonPythonModel:
         self.fork_server.close()
         self.networks.close()
         self.metrics.close()
-        # A metric that outlives the stub's own objects crashes the process at its end.
-        del self.metrics, self.families
         self.limiter.close()
 
 

@@ -6,7 +6,7 @@ series per category of the prompt bank (196 series with the bundled 14 categorie
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from veridict.forensics.contract import ModelVersions, Verdict
@@ -34,38 +34,31 @@ class VerdictMetrics:
         ``pb_utils``: the Python backend's module. ``categories``: the labels of the prompt bank. ``versions``: what
         judges; the gauge ``veridict_models_info`` has them as labels and the value 1.
         """
-        # A metric disappears with its family, so the families are kept.
-        self._families: list[Any] = []
-
-        def family(name: str, text: str, kind: Any = pb_utils.MetricFamily.COUNTER) -> Any:
-            made = pb_utils.MetricFamily(name=f"veridict_{name}", description=text, kind=kind)
-            self._families.append(made)
-            return made
-
-        info = family("models_info", "What judges: versions as labels", pb_utils.MetricFamily.GAUGE)
-        self._info = info.Metric(labels=dict(vars(versions)))
-        self._info.set(1)
-        verdicts = family("verdicts_total", "Images judged")
-        scores = family("fake_probability_total", "Images by fake probability (tenth = upper bound, not cumulative)")
-        stages = family("stage_seconds_total", "Seconds that judged images spent, by stage")
-        buckets = family("latency_seconds_bucket", "Images judged within le seconds after preprocess received them")
-        metrics: dict[Hashable, Any] = {}
+        self._buffer = MetricsBuffer(pb_utils)
+        self._buffer.gauge("models_info", "What judges: versions as labels", lambda: 1, vars(versions))
+        verdicts: dict[Any, dict[str, str]] = {}
+        scores: dict[Any, dict[str, str]] = {}
         for category in categories:
             for verdict in ("real", "deepfake"):
                 for confidence in ("high", "low"):
                     labels = {"category": category, "verdict": verdict, "confidence": confidence}
-                    metrics["verdict", category, verdict, confidence] = verdicts.Metric(labels=labels)
+                    verdicts["verdict", category, verdict, confidence] = labels
             for index in range(_TENTHS):
                 tenth = tenth_of(index / _TENTHS)
-                metrics["score", category, tenth] = scores.Metric(labels={"category": category, "tenth": tenth})
-        metrics |= {("stage", stage): stages.Metric(labels={"stage": stage}) for stage in STAGES}
-        metrics |= {("within", bound): buckets.Metric(labels={"le": str(bound)}) for bound in LATENCY_BOUNDS}
-        metrics["all"] = buckets.Metric(labels={"le": "+Inf"})
-        metrics["sum"] = family("latency_seconds_sum", "Seconds from preprocess to the verdict, summed").Metric(
-            labels={}
+                scores["score", category, tenth] = {"category": category, "tenth": tenth}
+        buckets: dict[Any, dict[str, str]] = {("within", bound): {"le": str(bound)} for bound in LATENCY_BOUNDS}
+        buckets["all"] = {"le": "+Inf"}
+        stages: dict[Any, dict[str, str]] = {("stage", stage): {"stage": stage} for stage in STAGES}
+        families: tuple[tuple[str, str, dict[Any, dict[str, str]]], ...] = (
+            ("verdicts_total", "Images judged", verdicts),
+            ("fake_probability_total", "Images by fake probability (tenth = upper bound, not cumulative)", scores),
+            ("stage_seconds_total", "Seconds that judged images spent, by stage", stages),
+            ("latency_seconds_bucket", "Images judged within le seconds after preprocess received them", buckets),
+            ("latency_seconds_sum", "Seconds from preprocess to the verdict, summed", {"sum": {}}),
+            ("latency_seconds_count", "Images in the latency histogram", {"count": {}}),
         )
-        metrics["count"] = family("latency_seconds_count", "Images in the latency histogram").Metric(labels={})
-        self._buffer = MetricsBuffer(metrics)
+        for name, text, series in families:
+            self._buffer.counters(name, text, series)
 
     def count(self, verdict: Verdict) -> None:
         """Count one judged image."""

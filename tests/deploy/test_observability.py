@@ -6,7 +6,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
 from opentelemetry import trace
@@ -26,30 +25,6 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-class Metric:
-    def __init__(self):
-        self.value = 0.0
-
-    def increment(self, number):
-        self.value += number
-
-    def set(self, number):
-        self.value = number
-
-
-class MetricFamily:
-    """Stands for the Python backend's class; keeps every series by name and labels."""
-
-    COUNTER, GAUGE = "counter", "gauge"
-    series: ClassVar[dict] = {}
-
-    def __init__(self, name, description, kind):
-        self.name = name
-
-    def Metric(self, labels):
-        return self.series.setdefault((self.name, *labels.values()), Metric())
-
-
 def verdict(label, probability, **timings):
     kind = "deepfake" if probability > 0.5 else "real"
     return SimpleNamespace(
@@ -61,15 +36,14 @@ def verdict(label, probability, **timings):
     )
 
 
-def test_verdicts_scores_latency_and_stages_are_counted(monkeypatch):
-    monkeypatch.setattr(MetricFamily, "series", {})
+def test_verdicts_scores_latency_and_stages_are_counted(backend):
     versions = ModelVersions("c", "f", "k", "x", "p")
-    metrics = VerdictMetrics(SimpleNamespace(MetricFamily=MetricFamily), ("food", "person"), versions)
-    assert all(metric.value == 0 for name, metric in MetricFamily.series.items() if name[0] != "veridict_models_info")
+    metrics = VerdictMetrics(backend, ("food", "person"), versions)
+    assert all(metric.value == 0 for name, metric in backend.series.items() if name[0] != "veridict_models_info")
     metrics.count(verdict("food", 0.97, queue=10.0, networks=50.0, unknown=1e6))
     metrics.count(verdict("food", 0.03, decode=3.0))
     metrics.close()
-    found = {name: metric.value for name, metric in MetricFamily.series.items() if metric.value}
+    found = {name: metric.value for name, metric in backend.series.items() if metric.value}
     within = {("veridict_latency_seconds_bucket", str(bound)): 2 - (bound < 0.06) for bound in LATENCY_BOUNDS}
     assert found == pytest.approx(
         {
@@ -89,11 +63,10 @@ def test_verdicts_scores_latency_and_stages_are_counted(monkeypatch):
     )
 
 
-def test_the_number_of_series_depends_on_the_categories_alone(monkeypatch):
-    monkeypatch.setattr(MetricFamily, "series", {})
+def test_the_number_of_series_depends_on_the_categories_alone(backend):
     labels = [f"category {n}" for n in range(14)]
-    VerdictMetrics(SimpleNamespace(MetricFamily=MetricFamily), labels, ModelVersions("", "", "")).close()
-    assert len(MetricFamily.series) == 14 * (4 + 10) + len(STAGES) + len(LATENCY_BOUNDS) + 4
+    VerdictMetrics(backend, labels, ModelVersions("", "", "")).close()
+    assert len(backend.series) == 14 * (4 + 10) + len(STAGES) + len(LATENCY_BOUNDS) + 4
 
 
 def test_tenths_cover_zero_to_one():

@@ -3,25 +3,12 @@
 import os
 import threading
 import time
-from collections import Counter
 
 import pytest
 
 from veridict.deploy.serving.batching_executor import BatchingExecutor, DeadlineExceeded, PendingRequest
 from veridict.deploy.serving.in_flight import InFlightLimiter, SlotReturns, slots_file
 from veridict.deploy.serving.metrics_buffer import MetricsBuffer
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture
@@ -235,27 +222,17 @@ def test_a_request_whose_deadline_passes_before_its_batch_is_not_processed():
     assert [(request.key, type(request.error[1])) for request in failed] == [("late", DeadlineExceeded)]
 
 
-class Metric:
-    def __init__(self):
-        self.calls, self.total, self.value = 0, 0, None
-
-    def increment(self, number):
-        self.calls += 1
-        self.total += number
-
-    def set(self, value):
-        self.value = value
-
-
-def test_counts_are_published_together_and_none_is_lost():
-    metrics, gauge = {"a": Metric(), "b": Metric()}, Metric()
-    buffer = MetricsBuffer(metrics, period=0.01, gauges=[(gauge, lambda: 7)])
+def test_counts_are_published_together_and_none_is_lost(backend):
+    buffer = MetricsBuffer(backend, period=0.01)
+    buffer.counters("images_total", "Images", {"a": {"result": "first"}, "b": {"result": "second"}})
+    buffer.gauge("level", "Level", lambda: 7, {})
     threads = [threading.Thread(target=lambda: [buffer.count("a", "b") for _ in range(500)]) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     buffer.close()
-    assert Counter({name: m.total for name, m in metrics.items()}) == {"a": 2000, "b": 2000}
-    assert metrics["a"].calls < 2000
-    assert gauge.value == 7
+    first = backend.series["veridict_images_total", "first"]
+    assert first.value == backend.series["veridict_images_total", "second"].value == 2000
+    assert first.calls < 2000
+    assert backend.series["veridict_level",].value == 7

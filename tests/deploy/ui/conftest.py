@@ -21,19 +21,11 @@ from veridict.deploy.ui.store import ReviewStore
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self):
-        self.now = 1_800_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return Clock()
+def clock(clock):
+    """A clock that stands still, at a time of day: a date of 2027."""
+    clock.now = 1_800_000_000.0
+    return clock
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": ("veridict.deploy.cli_serve", "start the detector on this machine and follow its log"),
     "detect": ("veridict.client.cli_detect", "judge files, folders or standard input"),
     "health": ("veridict.client.cli_health", "say whether a server is ready to judge"),
+    "compare": ("veridict.deploy.cli_compare", "send images to two servers and say how their answers differ"),
     "gateway": ("veridict.client.cli_gateway", "answer HTTP uploads, for callers without gRPC"),
     "replay": ("veridict.deploy.cli_replay", "compute stored answers again from their evidence"),
     "sbom": ("veridict.deploy.cli_sbom", "list packages and weights as a CycloneDX document"),
@@ -41,7 +42,7 @@ COMMANDS = {
     ),
     "evaluate": ("veridict.export.evaluate.cli", "measure a detector on labelled images"),
 }
-#: Subcommand -> the extras with everything that it may import; the client's commands need none.
+#: Subcommand -> the extras with everything that it may import; the commands that only ask a server need none.
 EXTRAS = {
     "serve": "server",
     "gateway": "gateway",

@@ -184,9 +184,26 @@ def simulate(load: Iterable[float], server: Server, autoscaler: Autoscaler) -> R
     return Result(tuple(counts), offered, refused)
 
 
+def read_numbers(path: Path) -> list[float]:
+    """Return the first number of each line of a file; lines that begin with ``#`` are comments.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line begins with no number, no number is positive, or one is negative or not finite.
+    """
+    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        values = [float(line) for line in lines]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not all(0 <= value < math.inf for value in values) or not any(values):
+        raise ValueError(f"{path}: a load needs rates of 0 and more, one per line, and one above 0")
+    return values
+
+
 def read_load(path: Path, peak: float, stretch: int) -> list[float]:
-    """Return a load of a file, one number per line, with ``peak`` as its highest value; each lasts ``stretch`` s."""
-    values = [float(line) for line in path.read_text().split()]
+    """Return a load of a file (:func:`read_numbers`) with ``peak`` as its highest value; each lasts ``stretch`` s."""
+    values = read_numbers(path)
     highest = max(values)
     return [value * peak / highest for value in values for _ in range(stretch)]
 
@@ -198,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("scaled_object", type=Path, help="YAML file with the ScaledObject of the servers")
     parser.add_argument(
-        "--load", type=Path, required=True, help="recorded or drawn load: images per interval, one per line"
+        "--load", type=Path, required=True, help="recorded load: images per interval, the first number of each line"
     )
     parser.add_argument(
         "--stretch", type=int, default=60, help="seconds that each line stands for (default: %(default)s)"

@@ -13,7 +13,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
-OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/gpu-multi-zone", "samples/backfill", "samples/kserve")
+OVERLAYS = (
+    "overlays/cpu",
+    "overlays/gpu",
+    "overlays/gpu-multi-zone",
+    "overlays/gpu-multi-zone-canary",
+    "samples/backfill",
+    "samples/kserve",
+)
 #: The pods of a rendered document are found at these places.
 POD_SPECS = {
     "Deployment": ("spec", "template", "spec"),

@@ -136,18 +136,18 @@ def test_a_request_in_flight_ends_before_the_server(overlay):
     if overlay.folder == "samples/backfill":
         pytest.skip("a client of the servers")
     servers = {n: c for n, c in overlay.containers().items() if c["name"] in ("triton", "kserve-container")}
-    assert len(servers) == 1
-    container = next(iter(servers.values()))
+    assert len(servers) == 1 + overlay.folder.endswith("-canary")
     pods = {**overlay.pods(), **{k: d["spec"]["predictor"] for k, d in overlay.kind("InferenceService").items()}}
     grace = next(
         spec["terminationGracePeriodSeconds"] for spec in pods.values() if "terminationGracePeriodSeconds" in spec
     )
     deadline, exit_timeout, stop_timeout = 10, 10, 20  # the client's, tritonserver's, that of `veridict serve`
-    age, age_grace = (seconds(container, f"grpc-max-connection-age{end}") for end in ("", "-grace"))
-    stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert age_grace > deadline  # no call is cut by the server: cancelled calls crash Triton 2.51
-    assert stop >= age * 1.1 + deadline  # gRPC spreads the age by 10%
-    assert grace >= stop + max(exit_timeout, stop_timeout)
+    for container in servers.values():
+        age, age_grace = (seconds(container, f"grpc-max-connection-age{end}") for end in ("", "-grace"))
+        stop = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert age_grace > deadline  # no call is cut by the server: cancelled calls crash Triton 2.51
+        assert stop >= age * 1.1 + deadline  # gRPC spreads the age by 10%
+        assert grace >= stop + max(exit_timeout, stop_timeout)
 
 
 def test_the_model_repository_has_regular_files(overlay):
@@ -168,11 +168,11 @@ def test_probes_ask_what_triton_answers(overlay):
             assert paths["livenessProbe"] == "/v2/health/live", name  # a server that loads a model is not restarted
 
 
-@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/gpu-multi-zone"])
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/gpu-multi-zone", "overlays/gpu-multi-zone-canary"])
 def test_the_gpu_reaches_every_step_that_asks_for_its_type(render, folder):
     for name, container in render(folder).containers().items():
         has_gpu = container["resources"]["limits"].get("nvidia.com/gpu") == "1"
-        assert has_gpu == name.startswith("Deployment/triton/"), name
+        assert has_gpu == name.startswith(("Deployment/triton/", "Deployment/triton-canary/")), name
 
 
 def test_the_servers_of_a_zone_may_be_lost(render):

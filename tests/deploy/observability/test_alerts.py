@@ -68,6 +68,7 @@ SERVICE_CASES = [
     ({}, []),
     ({named("up{"): flat((MINUTES, 0))}, ["VeridictNoServer", "VeridictServerDown"]),
     ({'up{job="veridict-triton",instance="b"}': flat((MINUTES, 0))}, ["VeridictServerDown"]),
+    ({'up{job="veridict-triton-canary",instance="c"}': flat((MINUTES, 0))}, ["VeridictServerDown"]),
     ({named("verdicts_total"): counter((60, 600), (30, 0)), named("errors"): flat((MINUTES, 3))}, ["VeridictStuck"]),
     ({named('reason="full"'): counter((MINUTES, 12))}, ["VeridictRefusesRequests"]),
     ({named('reason="full"'): counter((MINUTES, 3))}, []),

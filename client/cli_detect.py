@@ -14,7 +14,7 @@ from ._config import ClientConfig
 from ._errors import ServerError, TlsError
 from ._sync import DetectorClient
 from ._types import Result
-from .connection import add_connection_arguments, connection_or_exit
+from .connection import add_connection_arguments, add_policy_argument, connection_or_exit
 from .formats import FORMATS
 
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".mpo", ".png", ".apng", ".webp"}
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", type=option_types.seconds, default=ClientConfig.deadline, help="seconds for one image"
     )
-    parser.add_argument("--policy", default="", metavar="NAME", help="the policy of the server that judges")
+    add_policy_argument(parser)
     add_connection_arguments(parser)
 
 

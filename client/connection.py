@@ -29,6 +29,11 @@ def add_connection_arguments(
     add_tls_arguments(parser)
 
 
+def add_policy_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--policy``: the name of a policy that is in force on the server."""
+    parser.add_argument("--policy", default="", metavar="NAME", help="the policy of the server that judges")
+
+
 def add_tls_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the TLS options; each of them implies TLS."""
     parser.add_argument("--tls", action="store_true", help="connect with TLS")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from veridict.client import DetectorClient, InputError, VeridictError
 from veridict.client.cli_detect import find_images
-from veridict.client.connection import add_tls_arguments, connection_or_exit
+from veridict.client.connection import add_policy_argument, add_tls_arguments, connection_or_exit
 from veridict.forensics.contract import Verdict
 
 from . import option_types
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", type=option_types.seconds, default=30.0, help="seconds for one image (default: %(default)s)"
     )
-    parser.add_argument("--policy", default="", metavar="NAME", help="the policy of the servers that judges")
+    add_policy_argument(parser)
     add_tls_arguments(parser)
 
 

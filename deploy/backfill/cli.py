@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from veridict.client.connection import add_connection_arguments, connection_or_exit
+from veridict.client.connection import add_connection_arguments, add_policy_argument, connection_or_exit
 from veridict.deploy import option_types
 from veridict.deploy.manifest import default_repository
 from veridict.deploy.structured_log import hide_credentials
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     who = parser.add_argument_group("who judges")
     add_connection_arguments(parser)
+    add_policy_argument(parser)
     who.add_argument("--in-process", action="store_true", help="run the CPU profile's networks here; no service")
     who.add_argument(
         "--repository", type=Path, default=default_repository(), help="with --in-process: the model repository"
@@ -105,6 +106,9 @@ def _cores() -> int:
 def read_settings(arguments: argparse.Namespace) -> tuple[JudgeSettings, Pool]:
     """Return who judges and where; exit with status 2 on options that do not fit together."""
     if arguments.in_process:
+        if arguments.policy:
+            print("veridict backfill: --policy names a policy of a service, not of --in-process", file=sys.stderr)
+            raise SystemExit(2)
         threads = arguments.threads or min(4, _cores())
         workers = arguments.workers or max(1, _cores() // threads)
         judge = JudgeSettings(None, arguments.repository, threads, patience=arguments.patience)
@@ -113,7 +117,7 @@ def read_settings(arguments: argparse.Namespace) -> tuple[JudgeSettings, Pool]:
         print("veridict backfill: --threads is for --in-process", file=sys.stderr)
         raise SystemExit(2)
     workers = min(arguments.workers or _WORKERS, arguments.in_flight)
-    client = connection_or_exit(arguments, deadline=arguments.deadline)
+    client = connection_or_exit(arguments, deadline=arguments.deadline, policy=arguments.policy)
     in_flight = -(-arguments.in_flight // workers)
     judge = JudgeSettings(client, in_flight=in_flight, patience=arguments.patience)
     return judge, Pool(workers, address=arguments.ray_address)

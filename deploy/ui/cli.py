@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from veridict.client.connection import add_connection_arguments, connection_or_exit, default_url
+from veridict.client.connection import add_connection_arguments, add_policy_argument, connection_or_exit, default_url
 from veridict.explain.jobs.cli_worker import add_queue_arguments, queue_settings
 
 from .. import option_types
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the decisions as labelled data into a new folder, and end; nothing is started",
     )
     add_connection_arguments(parser)
+    add_policy_argument(parser)
     add_queue_arguments(parser)
 
 
@@ -107,6 +108,7 @@ def read_settings(arguments: argparse.Namespace) -> UiSettings:
         keep_days=arguments.keep_days,
         lease=arguments.lease,
         user_header=arguments.user_header,
+        policy=arguments.policy,
         tls=tls,  # type: ignore[arg-type]
         redis_url=explanations.redis_url,
         store_url=explanations.store_url,

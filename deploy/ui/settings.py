@@ -21,9 +21,10 @@ VARIABLE = "VERIDICT_UI"
 class UiSettings:
     """What the page needs.
 
-    ``url`` and the TLS files: the detector. ``database``: a SQLAlchemy URL. ``folder``: where images are stored.
-    ``keep_days``: days after which an image is deleted. ``lease``: seconds for which an item is held. ``user_header``:
-    the HTTP header in which a proxy names the reviewer, or "". ``notes``: what the command started, in sentences.
+    ``url`` and the TLS files: the detector; ``policy``: its policy that judges, or "" for the repository's.
+    ``database``: a SQLAlchemy URL. ``folder``: where images are stored. ``keep_days``: days after which an image is
+    deleted. ``lease``: seconds for which an item is held. ``user_header``: the HTTP header in which a proxy names
+    the reviewer, or "". ``notes``: what the command started, in sentences.
     """
 
     url: str
@@ -32,6 +33,7 @@ class UiSettings:
     keep_days: float = 30.0
     lease: float = LEASE
     user_header: str = ""
+    policy: str = ""
     tls: tuple[str, str, str] | None = None
     redis_url: str = ""
     store_url: str = ""
@@ -43,7 +45,7 @@ class UiSettings:
     def client_config(self) -> ClientConfig:
         """Return the configuration of the detector's client."""
         tls = None if self.tls is None else Tls(*(Path(name) if name else None for name in self.tls))
-        return ClientConfig(self.url, tls=tls, deadline=30.0)
+        return ClientConfig(self.url, tls=tls, deadline=30.0, policy=self.policy)
 
     def queue(self) -> QueueSettings:
         """Return the settings of the explanation queue."""

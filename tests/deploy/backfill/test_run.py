@@ -79,6 +79,7 @@ def test_requests_in_flight_are_spread_over_the_workers():
     judge, pool = read_settings(parse("--in-flight", "50", "--workers", "3", "--url", "a:1,b:1"))
     assert (judge.in_flight, judge.client.url, judge.client.deadline) == (17, "a:1,b:1", 60.0)
     assert pool == Pool(3)
+    assert read_settings(parse("--policy", "strict"))[0].client.policy == "strict"
     assert read_settings(parse("--in-flight", "1"))[1].workers == 1
 
 
@@ -94,6 +95,9 @@ def test_options_that_do_not_fit_are_refused(archive, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["backfill", *paths, "--threads", "2"])
     assert "--threads is for --in-process" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["backfill", *paths, "--in-process", "--policy", "strict"])
+    assert "--policy names a policy of a service" in capsys.readouterr().err
     assert main(["backfill", *paths, "--in-process", "--repository", str(tmp_path)]) == 1
     assert "cannot judge" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -33,11 +33,13 @@ def test_settings_reach_the_page_unchanged(tmp_path, monkeypatch):
     settings = parse(
         *("--state", str(tmp_path), "--url", "host:1", "--queue", str(tmp_path / "queue"), "--lease", "20"),
         *("--keep-days", "0.5", "--user-header", "X-User", "--redis", "redis://r", "--database", "sqlite://", "--tls"),
+        *("--policy", "strict"),
     )
     for name, value in settings.to_environment().items():
         monkeypatch.setenv(name, value)
     assert UiSettings.from_environment() == settings
     assert settings.client_config().tls == Tls()
+    assert settings.client_config().policy == "strict"
     assert settings.queue().redis_url == "redis://r"
     assert (settings.lease, settings.keep_days, settings.user_header) == (20.0, 0.5, "X-User")
 

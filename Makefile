@@ -26,13 +26,16 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/veridict serve
 
+# As many processes as cores, four at most: each has servers of its own. tests/conftest.py says which files stay together.
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
 # For daily work: everything but the tests marked slow.
 check: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 # Everything, with the coverage of all packages: child processes and Triton's Python models are measured too.
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term --cov-fail-under=90
 
 # mypy sees the packages under their installed names through links.
 lint: $(VENV)/.dev

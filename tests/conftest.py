@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,31 @@ from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import ServerSettings, TritonServer
 
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
+
+
+#: Session fixtures that cost much -> a name for the files that need one: xdist keeps them in one worker (Makefile), so
+#: that each is made once. All other files stay whole, each in any worker.
+EXPENSIVE = {"triton": "server", "bundled_export": "export", "bundled_clip": "export"}
+#: Folders whose tests share a server of their own.
+SHARING = ("tests/live/faults", "tests/deploy/observability")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Name the group of each file for xdist; in its workers the longest groups come first."""
+    needed: dict[Path, str] = {}
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in EXPENSIVE:
+                needed[item.path] = EXPENSIVE[fixture]
+    groups = {}
+    for item in items:
+        folder = item.path.parent.relative_to(config.rootpath).as_posix()
+        groups[item] = needed.get(item.path) or (folder if folder in SHARING else f"{folder}/{item.path.name}")
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: groups[item] not in EXPENSIVE.values())
+    yield
 
 
 class Clock:

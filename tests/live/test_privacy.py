@@ -36,9 +36,9 @@ def spellings(data):
 
 
 def files_below(*folders):
-    return {
-        p: (s.st_size, s.st_mtime_ns) for f in folders for p in Path(f).rglob("*") if (s := p.lstat()) and p.is_file()
-    }
+    """Return size and time of every file; not of bytecode, which another test's server may write meanwhile."""
+    found = [path for folder in folders for path in Path(folder).rglob("*") if "__pycache__" not in path.parts]
+    return {path: (path.lstat().st_size, path.lstat().st_mtime_ns) for path in found if path.is_file()}
 
 
 def written_files(pid):

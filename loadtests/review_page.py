@@ -37,7 +37,6 @@ _NO_DETECTOR = "127.0.0.1:9"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: The page's script has run to its end, so that keys press the buttons of this run.
 _IDLE = '[data-testid="stApp"][data-test-script-state="notRunning"]'
-_SHOWN = "() => [...document.querySelectorAll('img.picture')].some(image => image.complete && image.naturalWidth)"
 _MILLISECONDS = 60_000
 
 
@@ -156,18 +155,20 @@ def measure(url: str, process: psutil.Process, visits: int, decisions: int) -> l
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
 
+        def finish(page: Any) -> None:
+            page.locator(_IDLE).wait_for()
+            page.locator("img.picture").first.evaluate("image => image.decode()")
+
         def visit(page: Any, reviewer: str) -> None:
             page.goto(f"{url}/?reviewer={reviewer}")
             page.get_by_role("button", name="Confirm").wait_for()
-            page.wait_for_function(_SHOWN)
-            page.locator(_IDLE).wait_for()
+            finish(page)
 
         def decide(page: Any) -> None:
             name = page.locator("h1").inner_text()
             page.keyboard.press("a")
             page.wait_for_function("name => document.querySelector('h1')?.innerText !== name", arg=name)
-            page.wait_for_function(_SHOWN)
-            page.locator(_IDLE).wait_for()
+            finish(page)
 
         for number in range(visits):
             with contextlib.closing(browser.new_context()) as context:

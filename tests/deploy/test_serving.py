@@ -1,8 +1,10 @@
 """The batching executor, the in-flight limiter and the metrics buffer of the first step, without a server."""
 
+import gc
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -160,6 +162,25 @@ def test_requests_that_finish_while_all_batches_run_form_the_next_batch():
     for _ in range(2):
         gate.release()
     executor.close()
+
+
+def test_a_failed_request_is_freed_at_once():
+    """Its image may have 20 MB; a cycle through the stored error would keep it until the next garbage collection."""
+
+    def work(item):
+        raise ValueError(str(item))
+
+    executor = BatchingExecutor(1, work, lambda jobs: None, lambda job: None, batch_items=1)
+    gc.disable()
+    try:
+        request = PendingRequest("bad", [1], later())
+        freed = weakref.ref(request)
+        executor.submit(request)
+        del request
+        wait_until(lambda: freed() is None)
+    finally:
+        gc.enable()
+        executor.close()
 
 
 def test_a_failure_is_its_own_requests_and_names_the_first_item():

@@ -48,6 +48,8 @@ HEALTHY = {
     'veridict_latency_seconds_bucket{instance="a",le="+Inf"}': counter((MINUTES, 600)),
     'nv_inference_request_failure{instance="a",model="fusion",reason="OTHER"}': counter((MINUTES, 0)),
     'nv_inference_request_failure{instance="a",model="clip_image",reason="BACKEND"}': counter((MINUTES, 0)),
+    'up{job="veridict-worker",instance="w"}': flat((MINUTES, 1)),
+    'veridict_explain_queue_lag{instance="w",priority="live"}': flat((MINUTES, 3)),
     'veridict_explain_oldest_seconds{instance="w",priority="live"}': flat((MINUTES, 10)),
     'veridict_explain_dead_letters{instance="w"}': flat((MINUTES, 2)),
     'veridict_explain_jobs_total{instance="w",method="shap",outcome="done"}': counter((MINUTES, 20)),
@@ -66,7 +68,7 @@ def named(part):
 #: What differs from the healthy service -> the alerts that fire, and no others.
 SERVICE_CASES = [
     ({}, []),
-    ({named("up{"): flat((MINUTES, 0))}, ["VeridictNoServer", "VeridictServerDown"]),
+    ({named('up{job="veridict-triton"'): flat((MINUTES, 0))}, ["VeridictNoServer", "VeridictServerDown"]),
     ({'up{job="veridict-triton",instance="b"}': flat((MINUTES, 0))}, ["VeridictServerDown"]),
     ({'up{job="veridict-triton-canary",instance="c"}': flat((MINUTES, 0))}, ["VeridictServerDown"]),
     ({named("verdicts_total"): counter((60, 600), (30, 0)), named("errors"): flat((MINUTES, 3))}, ["VeridictStuck"]),
@@ -80,6 +82,8 @@ SERVICE_CASES = [
     ({named("refused_files"): flat((60, 0), (30, 1))}, ["VeridictBankRefused"]),
     ({named("policies_refused"): flat((60, 0), (30, 1))}, ["VeridictPoliciesRefused"]),
     ({named("oldest"): flat((MINUTES, 400))}, ["VeridictExplanationsLate"]),
+    ({named("queue_lag"): "3x50"}, ["VeridictQueueUnreachable"]),
+    ({named("queue_lag"): "3x50", named('up{job="veridict-worker"'): flat((MINUTES, 0))}, []),
     ({named("dead_letters"): flat((60, 2), (30, 3))}, ["VeridictDeadLetters"]),
     ({named('"retried"'): counter((MINUTES, 5))}, ["VeridictExplanationsFail"]),
     ({named("webhooks"): counter((MINUTES, 1))}, ["VeridictWebhooksFail"]),

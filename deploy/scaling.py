@@ -8,7 +8,7 @@ are those of kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale. 
 
 unless the ratio to the present count is within 10% of 1. The highest of the triggers counts; then come the
 stabilisation windows and the policies of ``behavior``. A server is modelled by its rate at saturation and by a measured
-curve.
+curve. Loads and curves are recorded from a real server by ``python -m veridict.loadtests.load.record``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import re
+import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 SYNC = 15
+#: Bands of the share of the capacity in which a recorded curve has one point each; above the last the server is full.
+_BANDS = (0.15, 0.35, 0.55, 0.75, 1.0)
 TOLERANCE = 0.1
 #: Seconds of the average in the queries (``[1m]``).
 WINDOW = 60
-#: Share of the rate at saturation -> seconds from admission to verdict. Measured at 1, 8 and 16 images in flight on two
-#: cores (loadtests/RESULTS.md: 9.6, 16.8 and 18.5 images/s; seconds = images in flight / rate, Little's law).
-CURVE = ((0.0, 0.095), (0.52, 0.104), (0.91, 0.476), (1.0, 0.865))
+#: (share of the rate at saturation, seconds from admission to verdict), ascending.
+Curve = tuple[tuple[float, float], ...]
+#: Measured at 1, 8 and 16 images in flight on two cores, each sent when the one before was answered (closed loop;
+#: loadtests/RESULTS.md: 9.6, 16.8 and 18.5 images/s; seconds = images in flight / rate, Little's law).
+CURVE: Curve = ((0.0, 0.095), (0.52, 0.104), (0.91, 0.476), (1.0, 0.865))
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,14 @@ class Server:
     rate: float
     max_in_flight: float
     startup: int = 90
+    curve: Curve = CURVE
 
     def in_flight(self, offered: float) -> float:
         """Return the images in flight at ``offered`` images/s, at most the limit."""
         share = offered / self.rate
         if share >= 1:
             return self.max_in_flight
-        for (low, below), (high, above) in itertools.pairwise(CURVE):
+        for (low, below), (high, above) in itertools.pairwise(self.curve):
             if share <= high:
                 latency = below + (above - below) * (share - low) / (high - low)
                 return min(self.max_in_flight, offered * latency)
@@ -208,6 +215,29 @@ def read_load(path: Path, peak: float, stretch: int) -> list[float]:
     return [value * peak / highest for value in values for _ in range(stretch)]
 
 
+def read_curve(path: Path) -> Curve:
+    """Return the curve of a recorded load: the median seconds in flight in each band of the share of the capacity.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it names no capacity, has no images in flight, or leaves a band without requests.
+    """
+    text = path.read_text()
+    capacity = re.search(r"^#.*capacity ([0-9.]+)", text, re.MULTILINE)
+    rows = [[float(word) for word in line.split()] for line in text.splitlines() if line and not line.startswith("#")]
+    if capacity is None or any(len(row) < 2 for row in rows):
+        raise ValueError(f"{path}: a curve needs the capacity of the server and the images in flight in each interval")
+    points = [(rate / float(capacity[1]), flying / rate) for rate, flying, *_ in rows if rate > 0]
+    curve, slowest = [], 0.0
+    for low, high in itertools.pairwise(_BANDS):
+        found = [seconds for share, seconds in points if low <= share < high]
+        if not found:
+            raise ValueError(f"{path}: no interval has {low:.0%} to {high:.0%} of the capacity")
+        slowest = max(slowest, statistics.median(found))
+        curve.append(((low + high) / 2, slowest))
+    return (0.0, curve[0][1]), *curve, (1.0, curve[-1][1])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -219,6 +249,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--stretch", type=int, default=60, help="seconds that each line stands for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--curve", type=Path, help="recorded load that gives the images in flight (default: those of a closed loop)"
     )
     parser.add_argument("--peaks", type=float, nargs="+", default=(10, 1000, 10_000), help="images/s at the peak")
     parser.add_argument("--rates", type=float, nargs="+", default=(82, 1120), help="images/s of a server at saturation")
@@ -232,12 +265,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     documents = yaml.safe_load_all(arguments.scaled_object.read_text())
     document = next(d for d in documents if d["metadata"]["name"] == "triton")
+    curve = CURVE if arguments.curve is None else read_curve(arguments.curve)
     print("| images/s of a server | images/s at the peak | servers | peak per server | changes | reversals | refused |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for rate in arguments.rates:
         for peak in arguments.peaks:
             scaler = size_for(Autoscaler.parse(document), rate)
-            result = simulate(read_load(arguments.load, peak, arguments.stretch), Server(rate, limit_for(rate)), scaler)
+            server = Server(rate, limit_for(rate), curve=curve)
+            result = simulate(read_load(arguments.load, peak, arguments.stretch), server, scaler)
             most = max(result.replicas)
             cells = (
                 f"{rate:,.0f}", f"{peak:,.0f}", f"{min(result.replicas)} to {most}", f"{peak / most:,.0f}",

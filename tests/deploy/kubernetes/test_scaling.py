@@ -1,4 +1,4 @@
-"""The formulas of HPA and KEDA on known cases, and the drawn load with the settings that are deployed."""
+"""The formulas of HPA and KEDA on known cases, and two loads with the settings that are deployed."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from veridict.deploy.scaling import (
+    CURVE,
     SYNC,
     Autoscaler,
     Rules,
@@ -14,6 +15,7 @@ from veridict.deploy.scaling import (
     build_parser,
     limit_for,
     main,
+    read_curve,
     read_load,
     simulate,
     size_for,
@@ -21,7 +23,8 @@ from veridict.deploy.scaling import (
 
 ROOT = Path(__file__).resolve().parents[3]
 SCALED_OBJECT = ROOT / "deploy/kubernetes/components/keda/scaled-objects.yaml"
-LOAD = Path(__file__).with_name("drawn_load.txt")
+DRAWN, RECORDED = (Path(__file__).with_name(f"{kind}_load.txt") for kind in ("drawn", "recorded"))
+CURVES = {"closed loop": CURVE, "recorded": read_curve(RECORDED)}
 FREE = Rules(0, ())
 UNDER_WAY = {"images-under-way": ("AverageValue", 10.0)}
 CPU, GPU = 82.0, 1120.0
@@ -78,27 +81,50 @@ def test_a_server_holds_what_was_measured():
     assert server.in_flight(30) == 32
 
 
+def test_a_recorded_server_is_slower_the_fuller_it_is_and_never_faster_than_in_a_closed_loop():
+    curve = read_curve(RECORDED)
+    shares, seconds = zip(*curve, strict=True)
+    assert list(shares) == sorted(shares)
+    assert list(seconds) == sorted(seconds)
+    # Requests that come at random wait for each other; in a closed loop none comes before an answer.
+    busy = Server(CPU, 1000, curve=curve)
+    assert all(
+        busy.in_flight(share * CPU) > Server(CPU, 1000).in_flight(share * CPU) for share in (0.3, 0.5, 0.65, 0.8)
+    )
+
+
+@pytest.mark.parametrize("text", ["1 2\n", "# capacity 8.8\n1\n", "# capacity 8.8\n1 2\n"])
+def test_what_gives_no_curve_is_refused(tmp_path, text):
+    path = tmp_path / "load.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a curve needs|no interval has"):
+        read_curve(path)
+
+
+@pytest.mark.parametrize("curve", CURVES)
 @pytest.mark.parametrize(("rate", "peak"), [(r, p) for r in (CPU, GPU) for p in (10, 1000, 10_000)])
-def test_a_constant_load_settles_without_flapping(rate, peak):
-    result = simulate([peak] * 7200, Server(rate, limit_for(rate)), deployed(rate))
+def test_a_constant_load_settles_without_flapping(rate, peak, curve):
+    result = simulate([peak] * 7200, Server(rate, limit_for(rate), curve=CURVES[curve]), deployed(rate))
     least = max(2, math.ceil(peak / rate))
     assert least <= result.replicas[-1] <= max(2, 2.3 * peak / rate)
     assert len(set(result.replicas[2400:])) == 1  # nothing changes after the first forty minutes
     assert result.reversals <= 1  # one overshoot at most, taken back once
 
 
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize(("path", "refused"), [(DRAWN, 0.02), (RECORDED, 0.025)], ids=["drawn", "recorded"])
 @pytest.mark.parametrize(("rate", "peak"), [(r, p) for r in (CPU, GPU) for p in (10, 1000, 10_000)])
-def test_the_load_is_followed_without_flapping(rate, peak):
-    load = read_load(LOAD, peak, 60)
-    result = simulate(load, Server(rate, limit_for(rate)), deployed(rate))
+def test_the_load_is_followed_without_flapping(rate, peak, path, refused, curve):
+    load = read_load(path, peak, 60)
+    result = simulate(load, Server(rate, limit_for(rate), curve=CURVES[curve]), deployed(rate))
     assert max(result.replicas) >= min(2, peak / rate)
-    assert result.refused < 0.02 * result.offered
+    assert result.refused < refused * result.offered
     turns = 5  # the cold start, and a rise and a fall for each of two humps
     assert result.reversals <= turns
 
 
 def test_the_table_in_the_documentation_is_the_commands(capsys):
-    options = [str(SCALED_OBJECT), "--load", str(LOAD)]
+    options = [str(SCALED_OBJECT), "--load", str(RECORDED), "--curve", str(RECORDED)]
     assert build_parser().parse_args(options).stretch == 60
     assert main(options) == 0
     assert capsys.readouterr().out in (ROOT / "docs" / "kubernetes.md").read_text()

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,16 +175,16 @@ def measure(url: str, process: psutil.Process, visits: int, decisions: int) -> l
             with contextlib.closing(browser.new_context()) as context:
                 page = context.new_page()
                 page.set_default_timeout(_MILLISECONDS)
-                timed(first, lambda page=page, number=number: visit(page, f"first{number}"))
+                timed(first, partial(visit, page, f"first{number}"))
                 page.wait_for_timeout(500)
-                timed(later, lambda page=page, number=number: visit(page, f"first{number}"))
+                timed(later, partial(visit, page, f"first{number}"))
         with contextlib.closing(browser.new_context()) as context:
             page = context.new_page()
             page.set_default_timeout(_MILLISECONDS)
             visit(page, "decides")
             for _ in range(decisions):
                 page.wait_for_timeout(300)
-                timed(decided, lambda: decide(page))
+                timed(decided, partial(decide, page))
         browser.close()
     return [first, later, decided]
 

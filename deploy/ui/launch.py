@@ -18,6 +18,7 @@ from veridict.explain.jobs.store import Store
 
 from ..launcher import LaunchError, ServerSettings, TritonServer
 from ..local_http import open_url
+from ..manifest import RepositoryError
 from .database import open_database
 from .images import ImageFolder, delete_expired
 from .processes import child
@@ -42,7 +43,7 @@ def detector(settings: UiSettings, own: bool) -> Iterator[UiSettings]:
     replaced: its server may come later.
 
     Raises:
-        LaunchError, RepositoryError: a server of its own cannot be started.
+        LaunchError: there is no detector, and a server of its own cannot be started.
     """
     with DetectorClient(config=settings.client_config()) as client:
         ready = client.ready(timeout=2.0)
@@ -50,7 +51,14 @@ def detector(settings: UiSettings, own: bool) -> Iterator[UiSettings]:
         state = "uses the detector" if ready else "waits for the detector, which does not answer yet,"
         yield _noted(settings, f"{state} at {settings.url}")
         return
-    with TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)) as server:
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)))
+        except (LaunchError, RepositoryError) as error:
+            raise LaunchError(
+                f"no detector answers at {settings.url}, and none can be started here ({error}); name a running one "
+                "with --url or VERIDICT_URL"
+            ) from None
         yield _noted(replace(settings, url=server.url, tls=None), f"started a detector at {server.url}")
 
 

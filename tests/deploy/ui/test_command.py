@@ -11,6 +11,8 @@ from sqlalchemy import event
 
 from veridict.client import DetectorClient, Tls
 from veridict.deploy.command import main
+from veridict.deploy.launcher import LaunchError
+from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.ui import cli, launch
 from veridict.deploy.ui.processes import child
 from veridict.deploy.ui.records import count
@@ -54,6 +56,18 @@ def test_an_address_that_was_given_is_waited_for(settings, capsys):
     with launch.detector(settings, own=False) as ready:
         assert ready.url == settings.url
     assert "waits for the detector, which does not answer yet, at 127.0.0.1:1" in capsys.readouterr().out
+
+
+def test_without_any_detector_it_asks_for_an_address(settings, monkeypatch):
+    def start(self):
+        raise RepositoryError("manifest.json is missing")
+
+    monkeypatch.setattr(launch.TritonServer, "start", start)
+    with (
+        pytest.raises(LaunchError, match=r"at 127\.0\.0\.1:1, .*manifest\.json.*name a running one with --url"),
+        launch.detector(settings, own=True),
+    ):
+        pass
 
 
 def test_without_a_worker_the_page_says_so(settings, capsys, tmp_path):

@@ -16,22 +16,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import re
-import statistics
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .recorded_loads import Curve, read_curve, read_load
+
 SYNC = 15
-#: Bands of the share of the capacity in which a recorded curve has one point each; above the last the server is full.
-_BANDS = (0.15, 0.35, 0.55, 0.75, 1.0)
 TOLERANCE = 0.1
 #: Seconds of the average in the queries (``[1m]``).
 WINDOW = 60
-#: (share of the rate at saturation, seconds from admission to verdict), ascending.
-Curve = tuple[tuple[float, float], ...]
 #: Measured at 1, 8 and 16 images in flight on two cores, each sent when the one before was answered (closed loop;
 #: loadtests/RESULTS.md: 9.6, 16.8 and 18.5 images/s; seconds = images in flight / rate, Little's law).
 CURVE: Curve = ((0.0, 0.095), (0.52, 0.104), (0.91, 0.476), (1.0, 0.865))
@@ -191,53 +188,6 @@ def simulate(load: Iterable[float], server: Server, autoscaler: Autoscaler) -> R
     return Result(tuple(counts), offered, refused)
 
 
-def read_numbers(path: Path) -> list[float]:
-    """Return the first number of each line of a file; lines that begin with ``#`` are comments.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: a line begins with no number, no number is positive, or one is negative or not finite.
-    """
-    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    try:
-        values = [float(line) for line in lines]
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not all(0 <= value < math.inf for value in values) or not any(values):
-        raise ValueError(f"{path}: a load needs rates of 0 and more, one per line, and one above 0")
-    return values
-
-
-def read_load(path: Path, peak: float, stretch: int) -> list[float]:
-    """Return a load of a file (:func:`read_numbers`) with ``peak`` as its highest value; each lasts ``stretch`` s."""
-    values = read_numbers(path)
-    highest = max(values)
-    return [value * peak / highest for value in values for _ in range(stretch)]
-
-
-def read_curve(path: Path) -> Curve:
-    """Return the curve of a recorded load: the median seconds in flight in each band of the share of the capacity.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it names no capacity, has no images in flight, or leaves a band without requests.
-    """
-    text = path.read_text()
-    capacity = re.search(r"^#.*capacity ([0-9.]+)", text, re.MULTILINE)
-    rows = [[float(word) for word in line.split()] for line in text.splitlines() if line and not line.startswith("#")]
-    if capacity is None or any(len(row) < 2 for row in rows):
-        raise ValueError(f"{path}: a curve needs the capacity of the server and the images in flight in each interval")
-    points = [(rate / float(capacity[1]), flying / rate) for rate, flying, *_ in rows if rate > 0]
-    curve, slowest = [], 0.0
-    for low, high in itertools.pairwise(_BANDS):
-        found = [seconds for share, seconds in points if low <= share < high]
-        if not found:
-            raise ValueError(f"{path}: no interval has {low:.0%} to {high:.0%} of the capacity")
-        slowest = max(slowest, statistics.median(found))
-        curve.append(((low + high) / 2, slowest))
-    return (0.0, curve[0][1]), *curve, (1.0, curve[-1][1])
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -259,12 +209,29 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; return 0."""
+    """Print the table; return 0, or 1 with the reason on standard error."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        print_table(arguments)
+    except (OSError, ValueError) as error:
+        print(f"scaling: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def print_table(arguments: argparse.Namespace) -> None:
+    """Print a row per rate and peak.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or is not what it should be.
+    """
     import yaml
 
-    arguments = build_parser().parse_args(argv)
-    documents = yaml.safe_load_all(arguments.scaled_object.read_text())
-    document = next(d for d in documents if d["metadata"]["name"] == "triton")
+    try:
+        documents = list(yaml.safe_load_all(arguments.scaled_object.read_text()))
+        document = next(d for d in documents if d["kind"] == "ScaledObject" and d["metadata"]["name"] == "triton")
+    except (yaml.YAMLError, LookupError, TypeError, StopIteration):
+        raise ValueError(f"{arguments.scaled_object} has no ScaledObject with the name triton") from None
     curve = CURVE if arguments.curve is None else read_curve(arguments.curve)
     print("| images/s of a server | images/s at the peak | servers | peak per server | changes | reversals | refused |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
@@ -279,7 +246,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 str(len(result.changes)), str(result.reversals), f"{result.refused / result.offered:.1%}",
             )  # fmt: skip
             print(f"| {' | '.join(cells)} |")
-    return 0
 
 
 def limit_for(rate: float) -> float:

@@ -21,7 +21,7 @@ from veridict.deploy.launcher import LaunchError, ServerSettings
 from veridict.deploy.local_http import open_url
 from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
-from veridict.deploy.scaling import read_numbers
+from veridict.deploy.recorded_loads import read_numbers
 
 from ..machine import describe_machine
 from .arrivals import Phase, arrival_times, schedule_phases

@@ -2,7 +2,7 @@
 
 import pytest
 
-from veridict.deploy.scaling import read_load
+from veridict.deploy.recorded_loads import read_load
 from veridict.loadtests.load.record import Look, read_metrics, summarise
 
 PAGE = """\

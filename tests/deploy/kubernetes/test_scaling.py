@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from veridict.deploy.recorded_loads import read_curve, read_load
 from veridict.deploy.scaling import (
     CURVE,
     SYNC,
@@ -15,8 +16,6 @@ from veridict.deploy.scaling import (
     build_parser,
     limit_for,
     main,
-    read_curve,
-    read_load,
     simulate,
     size_for,
 )
@@ -128,3 +127,12 @@ def test_the_table_in_the_documentation_is_the_commands(capsys):
     assert build_parser().parse_args(options).stretch == 60
     assert main(options) == 0
     assert capsys.readouterr().out in (ROOT / "docs" / "kubernetes.md").read_text()
+
+
+def test_a_file_that_is_no_load_is_named(tmp_path, capsys):
+    path = tmp_path / "load.txt"
+    path.write_text("no\n")
+    assert main([str(SCALED_OBJECT), "--load", str(path)]) == 1
+    assert f"{path}: could not convert" in capsys.readouterr().err
+    assert main([str(path), "--load", str(RECORDED)]) == 1
+    assert f"{path} has no ScaledObject" in capsys.readouterr().err

@@ -105,7 +105,9 @@ def test_windows_leave_out_what_was_not_answered_and_what_was_due_outside():
 def test_the_samples_count_processes_handles_and_regions(tmp_path):
     for name in ("veridict-1-a", "veridict-1-b", "veridict-2-c"):
         (tmp_path / name).write_bytes(bytes(100_000))
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()  # before that it may not run Python yet, and have next to no memory
         sample = take_sample(ProcessTree(child.pid), 3.0, ["veridict-1-*"], tmp_path)
         with Sampler(child.pid, 0.05) as sampler:
             while len(sampler.samples) < 3:

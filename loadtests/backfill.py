@@ -13,16 +13,13 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,14 +30,15 @@ import numpy as np
 from veridict.client import DetectorClient
 from veridict.deploy import option_types
 from veridict.deploy.launcher import ServerSettings, TritonServer
+from veridict.deploy.local_http import open_url
 from veridict.deploy.manifest import DERIVED_FILES, default_repository, update_manifest
 from veridict.deploy.own_server import own_server
 from veridict.forensics import signature as sig
 
 from .machine import ProcessTree
+from .metrics_page import Repeated, sum_series
 from .sample_images import encode_jpeg
 
-_COUNTER = re.compile(r'^nv_inference_request_success{model="preprocess"[^}]*} (\S+)$', re.MULTILINE)
 #: Seconds between two readings of the server's counter.
 _READING = 0.25
 
@@ -110,31 +108,20 @@ class Speed:
     cpu_ms: float
 
 
-class Counter:
+class Counter(Repeated):
     """Reads inside a ``with`` again and again how many images the server has prepared, and the CPU time of all."""
 
     def __init__(self, server: TritonServer) -> None:
         """Take the server, a child of this process as everything that is measured."""
+        super().__init__(_READING)
         self._url, self._tree = server.metrics_url, ProcessTree(os.getpid())
         self._readings: list[tuple[float, float, float]] = []
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def _run(self) -> None:
-        while not self._ended.wait(_READING):
-            with contextlib.suppress(OSError), urllib.request.urlopen(self._url, timeout=5) as answer:
-                count = sum(map(float, _COUNTER.findall(answer.read().decode())))
-                self._readings.append((time.monotonic(), count, self._tree.cpu_seconds()))
-
-    def __enter__(self) -> Counter:
-        """Start to read."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *ignored: object) -> None:
-        """Stop to read."""
-        self._ended.set()
-        self._thread.join()
+    def look(self, seconds: float) -> None:
+        """Read both once."""
+        with contextlib.suppress(OSError), open_url(self._url, timeout=5) as answer:
+            count = sum_series(answer.read().decode(), "nv_inference_request_success", 'model="preprocess"')
+            self._readings.append((time.monotonic(), count, self._tree.cpu_seconds()))
 
     def speed(self, images: int, margin: int) -> Speed:
         """Return the speed between the first and the last ``margin`` of ``images``."""

@@ -29,7 +29,7 @@ from veridict.deploy import option_types
 from veridict.deploy.manifest import default_repository
 from veridict.forensics.contract import Verdict
 
-from .machine import describe_machine
+from .machine import ProcessTree, describe_machine
 from .sample_images import encode_jpeg
 from .tables import markdown_table
 
@@ -130,12 +130,6 @@ def wait_for_items(state: Path, items: int) -> None:
         time.sleep(0.5)
 
 
-def busy(process: psutil.Process) -> float:
-    """Return the CPU seconds that a process has used."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def measure(url: str, process: psutil.Process, visits: int, decisions: int) -> list[Times]:
     """Visit the page and decide; return the times of first visits, of later ones, and of decisions.
 
@@ -145,12 +139,13 @@ def measure(url: str, process: psutil.Process, visits: int, decisions: int) -> l
     from playwright.sync_api import sync_playwright
 
     first, later, decided = Times("first visit of a browser"), Times("later visit"), Times("key to the next picture")
+    tree = ProcessTree(process.pid)
 
     def timed(times: Times, action: Callable[[], Any]) -> None:
-        began, before = time.perf_counter(), busy(process)
+        began, before = time.perf_counter(), tree.cpu_seconds()
         action()
         times.seconds.append(time.perf_counter() - began)
-        times.cpu.append(busy(process) - before)
+        times.cpu.append(tree.cpu_seconds() - before)
 
     executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
     with sync_playwright() as playwright:

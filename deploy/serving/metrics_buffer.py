@@ -10,6 +10,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +22,22 @@ SOUND_OR_REFUSED: Mapping[bool, Mapping[str, str]] = MappingProxyType(
 )
 
 
+@dataclass
+class _Gauge:
+    """A gauge, the function that reads its value, and the value that was published last."""
+
+    metric: Any
+    read: Callable[[], float]
+    value: float | None = None
+
+    def publish(self) -> None:
+        """Set the metric if its value changed."""
+        value = self.read()
+        if value != self.value:
+            self.metric.set(value)
+            self.value = value
+
+
 class MetricsBuffer:
     """The metrics of a Python model: counts by key, and adds the counts at intervals, from a thread of its own."""
 
@@ -30,7 +47,7 @@ class MetricsBuffer:
         # A metric disappears with its family, so the families are kept.
         self._families: list[Any] = []
         self._metrics: dict[Hashable, Any] = {}
-        self._gauges: list[tuple[Any, Callable[[], float]]] = []
+        self._gauges: list[_Gauge] = []
         self._counts: Counter[Hashable] = Counter()
         self._sums: dict[Hashable, float] = {}
         self._lock = threading.Lock()
@@ -57,8 +74,9 @@ class MetricsBuffer:
         """
         labels = {"process": str(os.getpid())} if labels is None else labels
         metric = self._new_family(name, text, self._family.GAUGE).Metric(labels=dict(labels))
-        metric.set(read())
-        self._gauges.append((metric, read))
+        gauge = _Gauge(metric, read)
+        gauge.publish()
+        self._gauges.append(gauge)
 
     def include(self, key: Hashable, family: Any, labels: Mapping[str, str]) -> None:
         """Add a series to a family that :meth:`counters` returned, unless its key is there."""
@@ -88,8 +106,8 @@ class MetricsBuffer:
             sums, self._sums = self._sums, {}
         for key, number in (*counts.items(), *sums.items()):
             self._metrics[key].increment(number)
-        for metric, read in tuple(self._gauges):
-            metric.set(read())
+        for gauge in tuple(self._gauges):
+            gauge.publish()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._period):

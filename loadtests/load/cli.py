@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import sys
 import time
 import uuid
@@ -23,14 +22,13 @@ from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
 from veridict.deploy.serving.metrics_buffer import PUBLISHED_EVERY
 
+from ..metrics_page import sum_series
 from .arrivals import PROFILES, Profile, arrival_times, schedule_phases
 from .generator import GeneratorError, Target, measure_capacity, send_open_loop
 from .outcomes import Request, compute_figures, figure_names, reconcile
 from .payloads import Sample, sample_set, shuffled_order
 from .result import LoadTestResult, format_result, to_document
 from .thresholds import DEFAULT_FILE, Threshold, check_thresholds, load_thresholds
-
-_VERDICTS = re.compile(r"^veridict_verdicts_total\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 def count_verdicts(metrics_url: str) -> int:
@@ -44,10 +42,11 @@ def count_verdicts(metrics_url: str) -> int:
         raise ValueError(f"the metrics URL must begin with http:// or https://, not {metrics_url!r}")
     time.sleep(2 * PUBLISHED_EVERY)  # the server publishes its counters at this interval
     with open_url(metrics_url, timeout=10) as response:
-        found = _VERDICTS.findall(response.read().decode())
-    if not found:
-        raise ValueError(f"{metrics_url} has no counter veridict_verdicts_total")
-    return int(sum(float(value) for value in found))
+        text = response.read().decode()
+    try:
+        return int(sum_series(text, "veridict_verdicts_total"))
+    except ValueError:
+        raise ValueError(f"{metrics_url} has no counter veridict_verdicts_total") from None
 
 
 def plan_requests(times: Sequence[float], samples: int) -> list[Request]:

@@ -8,10 +8,7 @@ which the autoscaler reads), and the verdicts per second. ``python -m veridict.d
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ from veridict.deploy.own_server import own_server
 from veridict.deploy.recorded_loads import read_numbers
 
 from ..machine import describe_machine
+from ..metrics_page import Repeated, sum_series
 from .arrivals import Phase, arrival_times, schedule_phases
 from .cli import plan_requests
 from .generator import GeneratorError, Target, measure_capacity, send_open_loop
@@ -31,11 +29,6 @@ from .payloads import sample_set, shuffled_order
 
 #: Seconds between two looks at the metrics; the server publishes them twice as often.
 _LOOK = 1.0
-_SERIES = {
-    "verdicts": re.compile(r"^veridict_verdicts_total\{[^}]*\} (\S+)$", re.MULTILINE),
-    "refused": re.compile(r"^veridict_requests_refused_total\{[^}]*\} (\S+)$", re.MULTILINE),
-    "in_flight": re.compile(r"^veridict_images_under_way\{[^}]*\} (\S+)$", re.MULTILINE),
-}
 
 
 @dataclass(frozen=True)
@@ -54,41 +47,23 @@ def read_metrics(text: str, seconds: float) -> Look:
     Raises:
         ValueError: a metric is missing.
     """
-    sums = {}
-    for name, pattern in _SERIES.items():
-        found = pattern.findall(text)
-        if not found:
-            raise ValueError(f"the metrics page lacks {pattern.pattern.partition('{')[0].strip('^')}")
-        sums[name] = sum(map(float, found))
-    return Look(seconds, **sums)
+    names = ("veridict_verdicts_total", "veridict_requests_refused_total", "veridict_images_under_way")
+    return Look(seconds, *(sum_series(text, name) for name in names))
 
 
-class Recorder:
-    """Looks at a metrics page every second, in a thread; a context manager."""
+class Recorder(Repeated):
+    """Looks at a metrics page every second."""
 
     def __init__(self, url: str) -> None:
         """Take the URL of the page."""
+        super().__init__(_LOOK)
         self._url = url
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.looks: list[Look] = []
 
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._stopped.is_set():
-            with open_url(self._url, timeout=10) as response:
-                self.looks.append(read_metrics(response.read().decode(), time.monotonic() - began))
-            self._stopped.wait(_LOOK)
-
-    def __enter__(self) -> Recorder:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End."""
-        self._stopped.set()
-        self._thread.join()
+    def look(self, seconds: float) -> None:
+        """Read the page."""
+        with open_url(self._url, timeout=10) as response:
+            self.looks.append(read_metrics(response.read().decode(), seconds))
 
 
 def summarise(looks: Sequence[Look], length: float, count: int) -> list[tuple[float, float, float]]:

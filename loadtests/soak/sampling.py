@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..machine import ProcessTree
+from ..metrics_page import Repeated
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - shm_open's folder
 MEGABYTE = 1e6
@@ -53,28 +52,15 @@ def take_sample(tree: ProcessTree, seconds: float, patterns: Sequence[str], fold
     return Sample(seconds, memory.rss * factor, memory.pss * factor, occupied, regions, processes, handles)
 
 
-class Sampler:
+class Sampler(Repeated):
     """Takes samples in a thread; a context manager, whose ``samples`` are complete after the ``with``."""
 
     def __init__(self, pid: int, interval: float) -> None:
         """Take the server's process id and the seconds between two samples."""
-        self._tree, self._interval, self._patterns = ProcessTree(pid), interval, region_patterns(pid)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__(interval)
+        self._tree, self._patterns = ProcessTree(pid), region_patterns(pid)
         self.samples: list[Sample] = []
 
-    def _run(self) -> None:
-        began = time.monotonic()
-        while not self._stop.is_set():
-            self.samples.append(take_sample(self._tree, time.monotonic() - began, self._patterns))
-            self._stop.wait(self._interval)
-
-    def __enter__(self) -> Sampler:
-        """Begin."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """End."""
-        self._stop.set()
-        self._thread.join()
+    def look(self, seconds: float) -> None:
+        """Take one sample."""
+        self.samples.append(take_sample(self._tree, seconds, self._patterns))

@@ -257,3 +257,17 @@ def test_counts_are_published_together_and_none_is_lost(backend):
     assert first.value == backend.series["veridict_images_total", "second"].value == 2000
     assert first.calls < 2000
     assert backend.series["veridict_level",].value == 7
+
+
+def test_a_gauge_is_set_when_its_value_changes(backend):
+    level = [3]
+    buffer = MetricsBuffer(backend, period=60.0)
+    buffer.gauge("level", "Level", lambda: level[0], {})
+    metric = backend.series["veridict_level",]
+    metric.value = None  # what is not set again stays so
+    buffer.publish()
+    assert metric.value is None
+    level[0] = 4
+    buffer.publish()
+    assert metric.value == 4
+    buffer.close()

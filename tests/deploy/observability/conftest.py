@@ -61,6 +61,18 @@ class OtlpReceiver:
             time.sleep(0.05)
         return list(self.spans)
 
+    def wait_for_trace(self, trace, count, seconds=20.0):
+        """Return the spans of one trace, a second after so many have come or when the time is over.
+
+        Other tests share the receiver, and each sender keeps its spans for up to five seconds: that a span of some name
+        has come says nothing about this trace.
+        """
+        ends = time.monotonic() + seconds
+        while sum(span.trace == trace for span in self.spans) < count and time.monotonic() < ends:
+            time.sleep(0.05)
+        time.sleep(1)
+        return [span for span in self.spans if span.trace == trace]
+
     def close(self):
         self._server.shutdown()
         self._server.server_close()

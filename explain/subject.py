@@ -11,9 +11,10 @@ import numpy as np
 from veridict.forensics.arrays import Float32Array, Pixels
 from veridict.forensics.decode import DecodedImage, decode_image
 from veridict.forensics.errors import ImageError
-from veridict.forensics.faces import Box, clip_view, crop_faces, crop_region, find_faces
+from veridict.forensics.faces import Box, crop_faces, crop_region, find_faces
 from veridict.forensics.preprocess import shrink_for_views
 from veridict.forensics.signature import MAX_FACES
+from veridict.forensics.views import clip_view, content_box
 
 from .errors import ExplainError
 
@@ -71,13 +72,21 @@ class Subject:
 
     @cached_property
     def view(self) -> Pixels:
-        """Return the whole image as CLIP sees it, uint8 [224, 224, 3]."""
+        """Return the image as CLIP sees it, uint8 [224, 224, 3]."""
         return clip_view(self._small)
 
     @property
     def face_region(self) -> tuple[int, int, int, int]:
         """Return where the crop lies in the image, [x, y, width, height]."""
         return crop_region(self.image.width, self.image.height, self.box)
+
+    @property
+    def view_region(self) -> tuple[int, int, int, int]:
+        """Return where CLIP's view lies in the image, [x, y, width, height]: the image without flat margins."""
+        box, (rows, columns) = content_box(self._small), self._small.shape[:2]
+        left, right = (round(x * self.image.width / columns) for x in (box.x, box.x + box.width))
+        top, bottom = (round(y * self.image.height / rows) for y in (box.y, box.y + box.height))
+        return left, top, right - left, bottom - top
 
     @property
     def whole_region(self) -> tuple[int, int, int, int]:

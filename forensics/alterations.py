@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
-import simplejpeg
 
 from .arrays import Pixels
-from .faces import clip_view, resize_view
+from .faces import resize_view
+from .views import QUALITY, clip_view, compress
 
 _SCALE = 0.75
-_QUALITY = 60
 
 
 def _reduce(pixels: Pixels) -> Pixels:
@@ -21,13 +20,8 @@ def _reduce(pixels: Pixels) -> Pixels:
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _compress(pixels: Pixels) -> Pixels:
-    data = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=_QUALITY, colorsubsampling="420")
-    return np.asarray(simplejpeg.decode_jpeg(data), dtype=np.uint8)
-
-
 #: The re-encodings by the names that an answer has for them, in the order of these; from pixels uint8 [H, W, 3].
-ALTERATIONS: Mapping[str, Callable[[Pixels], Pixels]] = {"jpeg_60": _compress, "scale_0.75": _reduce}
+ALTERATIONS: Mapping[str, Callable[[Pixels], Pixels]] = {f"jpeg_{QUALITY}": compress, "scale_0.75": _reduce}
 
 
 def alter_views(small: Pixels, crops: Sequence[Pixels]) -> list[list[Pixels]]:

@@ -1,4 +1,4 @@
-"""Face detection and the views that the networks see. A better face finder replaces ``find_faces``.
+"""Face detection and the crops that the face CNN sees. A better face finder replaces ``find_faces``.
 
 The face finder is YuNet (Wu, Peng & Yu 2023), run by ONNX Runtime. Its model card is beside its weights in
 ``export/weights_data``.
@@ -18,8 +18,8 @@ from .arrays import Float32Array, Pixels
 from .decode import DecodedImage
 from .onnx_runtime import disable_telemetry
 from .pixels import cut
-from .resize import halve_to, halved, shrink
-from .signature import CLIP_SIZE, FACE_SIZE
+from .resize import halved, shrink
+from .signature import FACE_SIZE
 
 #: Longest side (pixels) at which faces are searched; the cost grows with the area. The network finds faces of 10 to 300
 #: pixels, so at this size it finds faces from 3% of the image up to the whole image.
@@ -114,17 +114,6 @@ def crop_faces(image: DecodedImage, boxes: Sequence[Box]) -> list[Pixels]:
     """Return a crop [224, 224, 3] uint8 per box: the box widened around its centre, square, inside the image."""
     regions = [crop_region(image.width, image.height, box) for box in boxes]
     return [image.to_srgb(resize_view(cut(image.coded, region), FACE_SIZE)) for region in regions]
-
-
-def clip_view(pixels: Pixels) -> Pixels:
-    """Return the whole image resized to [224, 224, 3] uint8 without keeping its proportions, as CLIP sees it.
-
-    A centre crop would miss manipulations near the sides of an image. Bilinear interpolation to twice the size followed
-    by 2x2 averages takes half the time of area averaging by the same factor.
-    """
-    double = (2 * CLIP_SIZE, 2 * CLIP_SIZE)
-    pixels = cv2.resize(halve_to(pixels, 2 * CLIP_SIZE), double, interpolation=cv2.INTER_LINEAR)
-    return halved(np.asarray(pixels, dtype=np.uint8))
 
 
 def resize_view(pixels: Pixels, side: int) -> Pixels:

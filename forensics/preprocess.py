@@ -12,7 +12,7 @@ from .alterations import alter_views
 from .arrays import Pixels
 from .contract import UNCHECKED, ImageFacts
 from .decode import Limits, decode_image
-from .faces import clip_view, crop_faces, find_faces
+from .faces import crop_faces, find_faces
 from .known_content.pdq import hash_pixels
 from .observation import Observation
 from .pixels import to_luma
@@ -20,6 +20,7 @@ from .provenance.read import ProvenanceReader
 from .resize import shrink
 from .signals import measure_image
 from .signature import MAX_FACES
+from .views import clip_view
 
 #: Longest side (pixels) of the copy that the face finder and the CLIP view are taken from.
 VIEWS_SIDE = 512

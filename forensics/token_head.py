@@ -1,59 +1,68 @@
-"""The head on CLIP's class tokens: an ensemble of small networks, run in numpy.
+"""The head on CLIP's class tokens: a Gaussian kernel machine, run in numpy.
 
-Each member has RINE's form (Koutlis & Papadopoulos 2024): every block's class token goes through one shared projection,
-the blocks are averaged with a learnt weight per feature, and a small MLP gives a logit. ``veridict calibrate`` trains
-it; its weights are safetensors beside the calibration file.
+The class tokens of all served blocks are standardised, reduced to their principal components and compared with
+landmarks, which are training images: score = sum of weight * exp(-gamma * squared distance) (kernel ridge regression
+with the Nystroem approximation; Williams & Seeger 2001). ``veridict calibrate`` fits it; it is stored as safetensors
+beside the calibration file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from .arrays import Float32Array, FloatArray
+from .arrays import AnyArray, Float32Array, FloatArray
 
-#: A member's tensors, in the order they are used, as they are called in the file: ``member.NUMBER.NAME``.
-TENSORS = ("project.weight", "project.bias", "importance", "hidden.weight", "hidden.bias", "out.weight", "out.bias")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network: projection [H, W], importance [K, H] (sums to 1 over blocks), hidden [M, H], out [M], and biases."""
-
-    project: Float32Array
-    project_bias: Float32Array
-    importance: Float32Array
-    hidden: Float32Array
-    hidden_bias: Float32Array
-    out: Float32Array
-    out_bias: float
-
-    def score(self, tokens: Float32Array) -> float:
-        """Return the logit of standardised tokens [K, W]."""
-        projected = _gelu(tokens @ self.project.T + self.project_bias)
-        pooled = (projected * self.importance).sum(axis=0)
-        return float(self.out @ _gelu(self.hidden @ pooled + self.hidden_bias)) + self.out_bias
+#: The tensors of the file: matrices are stored with 8 bits per number and a step per component.
+TENSORS = ("mean", "scale", "components", "component_steps", "landmarks", "landmark_steps", "weights", "gamma")
 
 
 @dataclass(frozen=True)
 class TokenHead:
-    """The ensemble: tokens are brought to unit length, standardised by ``mean`` and ``scale`` [K, W], and scored."""
+    """The kernel machine.
+
+    ``mean`` and ``scale`` [K, W] standardise tokens of unit length. ``components`` [R, K * W] reduce them. The
+    ``landmarks`` [M, R] have ``weights`` [M]. ``gamma`` is the factor of squared distances in the kernel.
+    """
 
     mean: Float32Array
     scale: Float32Array
-    members: tuple[Member, ...]
+    components: Float32Array
+    landmarks: Float32Array
+    weights: Float32Array
+    gamma: float
+
+    @cached_property
+    def _squares(self) -> Float32Array:
+        return np.asarray(np.square(self.landmarks).sum(axis=1), dtype=np.float32)
 
     def read(self, tokens: FloatArray) -> tuple[float, float]:
-        """Return two numbers about the class tokens [K, W] of one image.
+        """Return the score and the unusualness of one image's class tokens [K, W]; see :meth:`score`."""
+        scores, unusual = self.score(tokens[None])
+        return float(scores[0]), float(unusual[0])
 
-        The mean of the members' logits (positive means fake), and the mean squared distance from the mean of the
-        training images, in standard deviations (1 on average; larger means that the head has not seen such images).
+    def score(self, tokens: FloatArray) -> tuple[Float32Array, Float32Array]:
+        """Return two numbers [N] about each of N images by their class tokens [N, K, W].
+
+        The score (about -1 for real and +1 for fake), and the mean squared distance from the mean of the training
+        images, in standard deviations (1 on average; larger means that the head has not seen such images).
         """
-        rows = np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32)
-        logit = sum(member.score(rows) for member in self.members) / len(self.members)
-        return logit, float(np.square(rows).mean())
+        reduced, unusual = self.reduce(tokens)
+        return self.kernel(reduced) @ self.weights, unusual
+
+    def reduce(self, tokens: FloatArray) -> tuple[Float32Array, Float32Array]:
+        """Return principal components [N, R] and unusualness [N] of class tokens [N, K, W]."""
+        rows = np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32).reshape(len(tokens), -1)
+        return rows @ self.components.T, np.square(rows).mean(axis=1)
+
+    def kernel(self, reduced: Float32Array) -> Float32Array:
+        """Return the kernel's values [N, M] between components [N, R] and the landmarks."""
+        own = np.square(reduced).sum(axis=1, keepdims=True)
+        distances = np.maximum(own + self._squares - 2.0 * (reduced @ self.landmarks.T), 0.0)
+        return np.asarray(np.exp(-self.gamma * distances), dtype=np.float32)
 
 
 def unit_rows(tokens: FloatArray) -> Float32Array:
@@ -62,10 +71,28 @@ def unit_rows(tokens: FloatArray) -> Float32Array:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), dtype=np.float32)
 
 
-def _gelu(x: Float32Array) -> Float32Array:
-    """Return GELU in its tanh form (Hendrycks & Gimpel 2016), the one the head is trained with: numpy has no erf."""
-    inner = np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)
-    return np.asarray(np.float32(0.5) * x * (np.float32(1.0) + np.tanh(inner)), dtype=np.float32)
+def to_bytes(rows: Float32Array) -> tuple[AnyArray, Float32Array]:
+    """Return rows [R, D] as int8 and the step [R] of each row: row = step * int8, up to half a step."""
+    steps = np.maximum(np.abs(rows).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
+    return np.round(rows / steps[:, None]).astype(np.int8), steps
+
+
+def to_tensors(head: TokenHead) -> dict[str, AnyArray]:
+    """Return the tensors of a head's file."""
+    components, component_steps = to_bytes(head.components)
+    landmarks, landmark_steps = to_bytes(head.landmarks.T)
+    tensors = {
+        "mean": head.mean,
+        "scale": head.scale,
+        "components": components,
+        "component_steps": component_steps,
+        "landmarks": landmarks.T,
+        "landmark_steps": landmark_steps,
+        "weights": head.weights,
+        "gamma": np.array(head.gamma, np.float64),
+    }
+    # safetensors writes the memory of an array as it lies there, also of a transposed one.
+    return {name: np.array(values, order="C") for name, values in tensors.items()}
 
 
 def load_token_head(path: Path) -> TokenHead:
@@ -77,38 +104,32 @@ def load_token_head(path: Path) -> TokenHead:
     from safetensors.numpy import load_file
 
     try:
-        stored = {name: np.asarray(values, dtype=np.float32) for name, values in load_file(path).items()}
-        count = sum(name.endswith(".out.bias") for name in stored)
-        members = tuple(_member([stored[f"member.{i}.{name}"] for name in TENSORS]) for i in range(count))
-        head = TokenHead(stored["mean"], stored["scale"], members)
+        stored = load_file(path)
+        part = {name: np.asarray(stored[name], dtype=np.float32) for name in TENSORS}
+        _check(part)
+        gamma = float(stored["gamma"])
     except Exception as error:  # safetensors has an error class of its own, which is no ValueError
         raise ValueError(f"{path} is no token head: {error}") from error
-    _check(head, path)
-    return head
+    components = part["components"] * part["component_steps"][:, None]
+    landmarks = part["landmarks"] * part["landmark_steps"]
+    return TokenHead(part["mean"], part["scale"], components, landmarks, part["weights"], gamma)
 
 
-def _member(tensors: list[Float32Array]) -> Member:
-    project, project_bias, importance, hidden, hidden_bias, out, out_bias = tensors
-    shares = np.exp(importance - importance.max(axis=0))
-    shares = np.asarray(shares / shares.sum(axis=0), dtype=np.float32)
-    return Member(project, project_bias, shares, hidden, hidden_bias, out.reshape(-1), float(out_bias.reshape(())))
-
-
-def _check(head: TokenHead, path: Path) -> None:
-    if not head.members:
-        raise ValueError(f"{path} is no token head: it has no members")
-    if head.mean.ndim != 2 or head.mean.shape != head.scale.shape or not (head.scale > 0).all():
-        raise ValueError(f"{path}: mean and scale must be [blocks, width], scales positive")
-    blocks, width = head.mean.shape
-    for member in head.members:
-        size, features = len(member.hidden), len(member.project)
-        shapes = (
-            (member.project, (features, width)),
-            (member.project_bias, (features,)),
-            (member.importance, (blocks, features)),
-            (member.hidden, (size, features)),
-            (member.hidden_bias, (size,)),
-            (member.out, (size,)),
-        )
-        if any(values.shape != shape or not np.isfinite(values).all() for values, shape in shapes):
-            raise ValueError(f"{path}: a member's tensors do not fit {blocks} blocks of {width} features")
+def _check(part: dict[str, Float32Array]) -> None:
+    shape = part["mean"].shape
+    if len(shape) != 2 or part["scale"].shape != shape or not (part["scale"] > 0).all():
+        raise ValueError("mean and scale must be [blocks, width], scales positive")
+    count, landmarks = len(part["component_steps"]), len(part["weights"])
+    shapes = {
+        "components": (count, shape[0] * shape[1]),
+        "component_steps": (count,),
+        "landmarks": (landmarks, count),
+        "landmark_steps": (count,),
+        "weights": (landmarks,),
+        "gamma": (),
+    }
+    for name, expected in shapes.items():
+        if part[name].shape != expected or not np.isfinite(part[name]).all():
+            raise ValueError(f"{name} must be finite and of shape {list(expected)}, not {list(part[name].shape)}")
+    if not count or not landmarks or part["gamma"] <= 0:
+        raise ValueError("it has no components or landmarks, or its gamma is not positive")

@@ -39,7 +39,7 @@ def network_result(
         kind=kind,
         values=np.ascontiguousarray(values, dtype=np.float32),
         unit=unit,
-        region=subject.face_region if model == "face_cnn" else subject.whole_region,
+        region=subject.face_region if model == "face_cnn" else subject.view_region,
         score=score,
         settings=settings,
         quality={name: float(value) for name, value in quality.items()},

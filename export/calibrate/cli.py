@@ -66,9 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="randomly degraded copies per image, in addition to the quality tiers (default: %(default)s)",
     )
     parser.add_argument(
-        "--members", type=option_types.whole(1, 1000), default=defaults.members, help="networks in the head's ensemble"
+        "--landmarks",
+        type=option_types.whole(1),
+        default=defaults.landmarks,
+        help="most images that the head compares with; its size and its fit grow with them (default: %(default)s)",
     )
-    parser.add_argument("--epochs", type=option_types.whole(1), default=defaults.epochs)
+    parser.add_argument(
+        "--components",
+        type=option_types.whole(1),
+        default=defaults.components,
+        help="most principal components of the tokens (default: %(default)s)",
+    )
     parser.add_argument("--folds", type=option_types.whole(2, 1000), default=defaults.folds)
     parser.add_argument("--report", type=Path, help="also write the out-of-fold figures to this JSON file")
     parser.add_argument("--seed", type=option_types.whole(0, 2**32 - 1), default=defaults.seed)

@@ -15,25 +15,24 @@ from ..evaluate.figures import ImageOutcome
 from ..files import replacing
 from .data import is_head_only
 from .fitting import Fusion, Table, fit_fusion
-from .token_head import HeadSettings, Tokens, family_folds, score_rows, standardisation, train_member
+from .token_head import HeadSettings, Tokens, family_folds, fit_head, score_rows
 
 
 def cross_validate(
     data: Tokens, rows: Int64Array, settings: HeadSettings, folds: int
 ) -> tuple[Float64Array, Int64Array]:
-    """Return the head's out-of-fold logit of every row of the table, and the fold it was tested in.
+    """Return the head's out-of-fold score of every row of the table, and the fold it was tested in.
 
     ``data`` holds P images in V qualities, the tiers first; ``rows`` [P, T] are their rows in the table.
     """
     scores, numbers = np.zeros(rows.size), np.zeros(rows.size, np.int64)
     for number, test in enumerate(family_folds(data.families, folds)):
         train = data.take(np.setdiff1d(np.arange(len(rows)), test))
-        mean, scale = standardisation(train)
-        members = [train_member(train, mean, scale, seed, settings) for seed in range(settings.members)]
+        head = fit_head(train, settings)
         for tier in range(rows.shape[1]):
-            scores[rows[test, tier]] = score_rows(members, mean, scale, data.views[test, tier])
+            scores[rows[test, tier]] = score_rows(head, data.views[test, tier])
         numbers[rows[test].ravel()] = number
-        print(f"fold {number + 1} of {folds}: head trained on {len(train.labels)} images", file=sys.stderr, flush=True)
+        print(f"fold {number + 1} of {folds}: head fitted to {len(train.labels)} images", file=sys.stderr, flush=True)
     return scores, numbers
 
 

@@ -1,6 +1,6 @@
 """Fits head, fusion, thresholds and confidence on the served networks' outputs for labelled images and photographs.
 
-The head on CLIP's class tokens is trained and cross-validated by family of sources. Fusion weights, thresholds and
+The head on CLIP's class tokens is fitted and cross-validated by family of sources. Fusion weights, thresholds and
 uncertain bands are fitted on its out-of-fold scores (see :mod:`.fitting`), on every labelled image in each quality
 tier. Percentiles come from real photographs, each also shrunk so that every size class is filled. Files are prepared as
 they are when served.
@@ -36,7 +36,7 @@ from .observations import RANDOM, observe_samples
 from .out_of_fold import cross_fit, cross_validate, head_key, keep_scores, outcomes, without_head_only
 from .percentiles import photograph_percentiles
 from .settings import CalibrateSettings
-from .token_head import HeadSettings, Tokens, save_head, standardisation, to_views, train_member
+from .token_head import HeadSettings, Tokens, fit_head, save_head, to_views
 
 #: Share of the images (in all qualities) that count as like those of the training.
 _USUAL = 0.998
@@ -84,7 +84,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     bands = choose_bands(fusion, table, logits, kind_of_category().values())
     report = report_outcomes(outcomes(fusion, bands, table, logits))
     head = (settings.repository / CALIBRATION).with_name(HEAD_FILE)
-    train_served_head(head, seen, settings.head, key)
+    fit_served_head(head, seen, settings.head, key)
     manifest = read_manifest(settings.repository)
     counts = Counter(f"{s.source.split('/')[0]}/{s.label}" for s in labelled)
     calibration = build_calibration(
@@ -135,27 +135,25 @@ def observe_labelled(
     return Observed(table, rows, Tokens(views, table.labels[first], sources, families), qualities, fitted_on)
 
 
-def train_served_head(path: Path, seen: Observed, settings: HeadSettings, key: str) -> None:
-    """Train the served head on every image and write it; a head that has learnt from the same data is kept."""
+def fit_served_head(path: Path, seen: Observed, settings: HeadSettings, key: str) -> None:
+    """Fit the served head to every image and write it; a head that has learnt from the same data is kept."""
     if head_key(path) == key:
         return
-    mean, scale = standardisation(seen.tokens)
-    members = [train_member(seen.tokens, mean, scale, seed, settings) for seed in range(settings.members)]
     metadata = {
         "images": str(len(seen.rows)),
         "qualities": " ".join(seen.qualities),
         "settings": str(settings),
         "key": key,
     }
-    save_head(path, members, mean, scale, metadata)
+    save_head(path, fit_head(seen.tokens, settings), metadata)
 
 
 def unusual_from(head: Path, tokens: Tokens) -> float:
     """Return the unusualness that nearly all images, in all qualities, stay below."""
     served = load_token_head(head)
     flat = tokens.views.reshape(-1, *tokens.views.shape[2:])
-    squares = [float(np.square((row.astype(np.float32) - served.mean) / served.scale).mean()) for row in flat]
-    return float(np.quantile(squares, _USUAL))
+    found = [served.reduce(flat[start : start + 4096])[1] for start in range(0, len(flat), 4096)]
+    return float(np.quantile(np.concatenate(found), _USUAL))
 
 
 def _fitted_key(seen: Observed, settings: HeadSettings, labelled: Sequence[Sample]) -> str:

@@ -26,12 +26,12 @@ class CalibrateSettings:
     most_photographs: int = 700
     cache: Path | None = None
     qualities: int = 1
-    members: int = HeadSettings.members
-    epochs: int = HeadSettings.epochs
+    landmarks: int = HeadSettings.landmarks
+    components: int = HeadSettings.components
     folds: int = 5
     seed: int = 0
 
     @property
     def head(self) -> HeadSettings:
-        """How the head is trained."""
-        return HeadSettings(members=self.members, epochs=self.epochs)
+        """How the head is fitted."""
+        return HeadSettings(landmarks=self.landmarks, components=self.components)

@@ -13,7 +13,7 @@ from torch import nn
 from veridict.deploy.manifest import DERIVED_FILES, FP8_GRAPH, FP16_GRAPH, INT8_GRAPH
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
-from veridict.forensics.faces import clip_view
+from veridict.forensics.views import clip_view
 
 from ..bundled import CLIP_SHARDS
 from ..datasets import SUFFIXES, read_image

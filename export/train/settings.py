@@ -8,7 +8,7 @@ from pathlib import Path
 
 from veridict.deploy.manifest import file_sha256
 
-from ..calibrate.token_head import HeadSettings
+from .rine import RineSettings
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class TowerTraining:
     degraded: float = 0.5
     head_images: int = 4096
     val_images: int = 512
-    head: HeadSettings = field(default_factory=HeadSettings)
+    head: RineSettings = field(default_factory=RineSettings)
     seed: int = 20261201
     device: str = "auto"
     workers: int | None = None

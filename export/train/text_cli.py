@@ -60,8 +60,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
 def embed_files(paths: Sequence[Path]) -> Float32Array:
     """Return the bundled image tower's embeddings [N, D] of files, prepared as they are when served."""
     from veridict.deploy.manifest import default_repository
-    from veridict.forensics.faces import clip_view
     from veridict.forensics.preprocess import shrink_for_views
+    from veridict.forensics.views import clip_view
 
     from ..datasets import read_image
     from ..pipeline import InProcessDetector

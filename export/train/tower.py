@@ -28,10 +28,10 @@ from veridict.deploy.manifest import default_repository
 from veridict.deploy.repository import PROMPT_BANK, load_prompt_bank
 from veridict.forensics.arrays import Float32Array
 
-from ..calibrate.token_head import RineHead
 from ..models.clip_model import Backbone, load_clip
 from ..models.weights import save_tensors, seed_everything
 from .lora import TunedEncoder
+from .rine import RineHead
 from .run_folder import check_identity, load_state, save_state
 from .settings import TowerTraining
 from .tower_data import Draws, TowerData, draw_images, labels_of, read_tower_data

@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from veridict.forensics.arrays import Int64Array, Pixels
 from veridict.forensics.decode import decode_image
-from veridict.forensics.faces import clip_view
 from veridict.forensics.preprocess import shrink_for_views
+from veridict.forensics.views import clip_view
 
 from ..calibrate.observations import RANDOM, degrade_file, read_quality
 from ..calibrate.token_head import source_weights

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from veridict.forensics.arrays import AnyArray, Float16Array, Float32Array, Float64Array, Int64Array
 from veridict.forensics.judgement import PromptBank
 
-from ..calibrate.token_head import HeadSettings, RineHead, Tokens, score_rows, standardisation, to_views, train_member
+from ..calibrate.token_head import Tokens, standardisation, to_views
 from ..datasets import Sample
 from ..evaluate.metrics import roc_auc
 from .lora import TunedEncoder
+from .rine import RineHead, RineSettings, score_rows, train_member
 from .tower_data import QUALITIES, FixedViews, labels_of
 
 _READ_BATCH = 32
@@ -83,7 +84,7 @@ def see(encoder: TunedEncoder, samples: Sequence[Sample], machine: Machine) -> S
 
 @dataclass(frozen=True)
 class Recipe:
-    """A head as ``veridict calibrate`` trains it: members and their standardisation [K, W]."""
+    """The head by which towers are compared: members and their standardisation [K, W]."""
 
     members: list[RineHead]
     mean: Float32Array
@@ -95,7 +96,7 @@ class Recipe:
         return score_rows(self.members, self.mean, self.scale, flat).reshape(seen.tokens.shape[:2])
 
 
-def fit_recipe(seen: Seen, samples: Sequence[Sample], settings: HeadSettings, seed: int) -> Recipe:
+def fit_recipe(seen: Seen, samples: Sequence[Sample], settings: RineSettings, seed: int) -> Recipe:
     """Train the head with which the towers are compared."""
     sources, families = tuple(s.source for s in samples), tuple(s.family for s in samples)
     data = Tokens(seen.tokens, labels_of(samples), sources, families)

@@ -11,7 +11,7 @@ import numpy as np
 from veridict.deploy.launcher import ServerSettings
 from veridict.deploy.own_server import own_server
 from veridict.forensics.decode import decode_image
-from veridict.forensics.faces import clip_view
+from veridict.forensics.views import clip_view
 
 from ..interleaved import measure_interleaved
 from ..sample_images import SIZES, photograph

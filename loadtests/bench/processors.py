@@ -86,8 +86,8 @@ def labelled_views(manifest: Path, count: int) -> tuple[Pixels, list[int]]:
         ValueError: the manifest has no such images.
     """
     from veridict.export.datasets import LABELS, read_image, read_labelled
-    from veridict.forensics.faces import clip_view
     from veridict.forensics.preprocess import shrink_for_views
+    from veridict.forensics.views import clip_view
 
     samples = read_labelled(manifest, splits=["val"])
     rng = np.random.default_rng(0)

@@ -61,7 +61,7 @@ def test_a_picture_gets_the_same_numbers_alone_and_in_any_company(name, processo
 
 @pytest.mark.slow
 def test_precisions_agree_on_a_picture(cat):
-    from veridict.forensics.faces import clip_view
+    from veridict.forensics.views import clip_view
 
     view = clip_view(cat)[None]
     graph = default_repository() / "clip_image" / "1" / "model.onnx"

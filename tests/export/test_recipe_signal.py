@@ -98,7 +98,7 @@ def test_a_forensic_signal_is_two_files_and_a_calibration(copy, tmp_path, encode
     assert "no percentiles of the signal 'contrast': run veridict calibrate" in refused.stderr
     # 3. veridict calibrate.
     labelled = write_images(tmp_path / "images", encode, cat, coffee)
-    quick = ("--members", "1", "--epochs", "2", "--folds", "2", "--qualities", "0")
+    quick = ("--landmarks", "16", "--folds", "2", "--qualities", "0")
     data = ("--labelled", labelled, "--photographs", tmp_path / "images" / "real")
     done = run(*command, "calibrate", "--repository", repository, *quick, *data)
     assert done.returncode == 0, done.stderr

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from veridict.deploy.command import main
-from veridict.export.calibrate.token_head import HeadSettings
 from veridict.export.train import lora
 from veridict.export.train import tower as train_tower
 from veridict.export.train.lora import TunedEncoder
+from veridict.export.train.rine import RineSettings
 from veridict.export.train.settings import TowerTraining
 from veridict.export.train.tower import train_tower as tune
 from veridict.export.train.tower_data import Draws, labels_of, read_tower_data
@@ -68,7 +68,7 @@ def settings(manifest, where, **more):
         every=2,
         half_batch=4,
         learning_rate=5e-3,
-        head=HeadSettings(features=8, epochs=2, half_batch=8, members=2),
+        head=RineSettings(features=8, epochs=2, half_batch=8, members=2),
         device="cpu",
         workers=0,
     )

@@ -176,7 +176,7 @@ def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys, monkey
         lines.append(f"{path.relative_to(folders)},{label},{split},made/{number},StyleGAN2,,family{number}")
     manifest.write_text("\n".join(lines) + "\n")
     common = ["--repository", str(repository)]
-    quick = ["--members", "1", "--epochs", "30", "--folds", "3", "--cache", str(tmp_path / "cache")]
+    quick = ["--components", "32", "--folds", "3", "--cache", str(tmp_path / "cache")]
     photographs = str(folders / "made" / "cal" / "real")
     wanted = ["calibrate", *common, *quick, "--labelled", str(manifest), "--split", "cal"]
     assert main([*wanted, "--photographs", photographs]) == 1

@@ -79,17 +79,16 @@ BANK = PromptBank(np.eye(3, dtype=np.float32)[[0, 1, 2, 0]], ("landscape", "anim
 VERSIONS = ModelVersions("a", "b", "c")
 
 
-#: Two blocks of two features: the second feature of the first block, past GELU, is the logit.
+#: Two blocks of two features, of which the first block counts: 3 near (0.6, 0.8), -1 near (1, 0) and (-0.6, -0.8).
 HEAD = {
     "mean": np.zeros((2, 2), np.float32),
     "scale": np.full((2, 2), 0.01, np.float32),
-    "member.0.project.weight": np.array([[0.0, 1.0]], np.float32),
-    "member.0.project.bias": np.zeros(1, np.float32),
-    "member.0.importance": np.array([[20.0], [-20.0]], np.float32),
-    "member.0.hidden.weight": np.ones((1, 1), np.float32),
-    "member.0.hidden.bias": np.zeros(1, np.float32),
-    "member.0.out.weight": np.full((1, 1), 0.05, np.float32),
-    "member.0.out.bias": np.array([-1.0], np.float32),
+    "components": np.array([[100, 0, 0, 0], [0, 100, 0, 0]], np.int8),
+    "component_steps": np.full(2, 0.01, np.float32),
+    "landmarks": np.array([[60, 80], [100, 0], [-60, -80]], np.int8),
+    "landmark_steps": np.ones(2, np.float32),
+    "weights": np.array([3.0, -1.0, -1.0], np.float32),
+    "gamma": np.array(0.01),
 }
 
 

@@ -142,8 +142,7 @@ def test_close_ups_and_other_pictures_are_weighed_apart(judgement):
 def test_class_tokens_count_by_their_head_and_not_where_there_are_none(judgement):
     verdict = judge(judgement, tokens=(0.6, 0.8))
     item = next(e for e in verdict.evidence if e.signal == "tokens")
-    # unit length, over 0.01, past two GELUs that leave large values alone
-    assert item.value == pytest.approx(0.05 * 80.0 - 1.0, abs=1e-4)
+    assert item.value == pytest.approx(3.0, abs=1e-4)  # at unit length, over 0.01, it is the first landmark
     assert item.contribution == pytest.approx(0.5 * item.value)
     assert "fine structure" in item.text
     without = judge(judgement, tokens=None)

@@ -102,10 +102,12 @@ def test_a_policy_is_written_as_it_is_read(tmp_path, judgement):
     [
         ({"mean": np.zeros((2, 3), np.float32)}, "mean and scale"),
         ({"scale": np.zeros((2, 2), np.float32)}, "scales positive"),
-        ({"member.0.importance": np.zeros((3, 1), np.float32)}, "do not fit"),
-        ({"member.0.hidden.bias": np.array([np.nan], np.float32)}, "do not fit"),
-        ({"member.0.out.bias": None}, "no members"),
-        ({"member.0.project.weight": None}, r"member\.0\.project\.weight"),
+        ({"components": np.zeros((2, 3), np.int8)}, r"components must be finite and of shape \[2, 4\], not \[2, 3\]"),
+        ({"weights": np.array([1.0, np.nan, 0.0], np.float32)}, "weights must be finite"),
+        ({"landmarks": np.zeros((3, 1), np.int8)}, "landmarks must be finite and of shape"),
+        ({"gamma": np.array(0.0)}, "gamma is not positive"),
+        ({"landmarks": np.zeros((0, 2), np.int8), "weights": np.zeros(0, np.float32)}, "no components or landmarks"),
+        ({"landmark_steps": None}, "landmark_steps"),
     ],
 )
 def test_damaged_heads_are_refused(tmp_path, change, message):

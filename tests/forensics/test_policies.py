@@ -225,7 +225,7 @@ def test_a_candidate_calibration_judges_the_same_observation(folder, judgement):
     with pytest.raises(PolicyFilesError, match="was fitted on another, not on made-up"):
         load_policies(folder, judgement)
     larger = {**HEAD, "mean": np.zeros((3, 2), np.float32), "scale": np.ones((3, 2), np.float32)}
-    larger["member.0.importance"] = np.zeros((3, 1), np.float32)
+    larger["components"] = np.zeros((2, 6), np.int8)
     save_file(larger, candidate / HEAD_FILE)
     with pytest.raises(PolicyFilesError, match="not the head that the calibration was fitted with"):
         load_policies(folder, judgement)

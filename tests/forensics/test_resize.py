@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from veridict.forensics.faces import clip_view, resize_view
+from veridict.forensics.faces import resize_view
 from veridict.forensics.resize import halved, shrink, to_preview
+from veridict.forensics.views import clip_view
 
 
 def test_halving_averages_and_leaves_the_odd_edge_out():

@@ -26,12 +26,13 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/veridict serve
 
-# As many processes as cores, four at most: each has servers of its own. tests/conftest.py says which files stay together.
-PARALLEL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# As many processes as cores, four at most: each has servers of its own, about 10 GB of memory when all tests run, so
+# `make test` uses one process; make test 'PARALLEL=$(SEVERAL)' uses several. tests/conftest.py says which files stay together.
+SEVERAL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 # For daily work: everything but the tests marked slow.
 check: $(VENV)/.dev lint
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+	$(BIN)/python -m pytest $(SEVERAL) -m "not slow"
 
 # Everything, with the coverage of all packages: child processes and Triton's Python models are measured too.
 test: $(VENV)/.dev lint

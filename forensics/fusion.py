@@ -92,12 +92,12 @@ def compute_values(observation: Observation, bank: PromptBank, calibration: Cali
         raise ValueError("a network's score is no finite number")
     image = observation.image
     zero_shot = bank.similarities(observation.embedding)
-    head_logit = unusual = None
+    head_score = unusual = None
     if calibration.head is not None and observation.class_tokens is not None:
-        head_logit, unusual = calibration.head.read(observation.class_tokens)
+        head_score, unusual = calibration.head.read(observation.class_tokens)
     inputs: dict[str, Any] = {
         "zero_shot": zero_shot,
-        "head_logit": head_logit,
+        "head_score": head_score,
         "face_logits": observation.face_logits or None,
     }
     terms = {name: m.value for name, m in measure_signals(inputs).items() if m.value is not None}

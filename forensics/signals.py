@@ -18,8 +18,8 @@ from .pixels import to_luma
 
 #: What a signal is computed from. ``file``: the :class:`~.decode.DecodedImage`. ``luma``: its working-size luma
 #: [H, W] uint8. ``zero_shot``: CLIP's logits [2 + categories] for the prompts real, deepfake and the categories.
-#: ``head_logit``: the token head's logit. ``face_logits``: the face CNN's logits, one per face.
-Needs = Literal["file", "luma", "zero_shot", "head_logit", "face_logits"]
+#: ``head_score``: the token head's score. ``face_logits``: the face CNN's logits, one per face.
+Needs = Literal["file", "luma", "zero_shot", "head_score", "face_logits"]
 #: What is fitted for a signal: percentiles of real photographs, by which the value is read as low, normal or high; the
 #: token head's weights; or nothing beyond its weight in the fusion.
 Head = Literal["percentiles", "token_head", ""]
@@ -51,8 +51,8 @@ SIGNALS = (
     ),
     SignalRow(
         "tokens",
-        "head_logit",
-        lambda logit: Measurement(float(logit)),
+        "head_score",
+        lambda score: Measurement(float(score)),
         {
             "deepfake": "fine structure like that of generated pictures",
             "real": "fine structure like that of real pictures",
@@ -102,7 +102,7 @@ TERMS = tuple(ROWS)
 #: The signals that are measured on the file itself and read against real photographs.
 FORENSIC = tuple(row.name for row in SIGNALS if row.head == "percentiles")
 #: The terms that are meaningless on another CLIP than the one they were fitted on.
-CLIP_TERMS = tuple(row.name for row in SIGNALS if row.needs in ("zero_shot", "head_logit"))
+CLIP_TERMS = tuple(row.name for row in SIGNALS if row.needs in ("zero_shot", "head_score"))
 #: The words that a row must have, by what is fitted for it.
 _WORDS = {"percentiles": {"low", "normal", "high"}}
 

@@ -50,13 +50,8 @@ class TokenHead:
         The score (about -1 for real and +1 for fake), and the mean squared distance from the mean of the training
         images, in standard deviations (1 on average; larger means that the head has not seen such images).
         """
-        reduced, unusual = self.reduce(tokens)
-        return self.kernel(reduced) @ self.weights, unusual
-
-    def reduce(self, tokens: FloatArray) -> tuple[Float32Array, Float32Array]:
-        """Return principal components [N, R] and unusualness [N] of class tokens [N, K, W]."""
-        rows = np.asarray((unit_rows(tokens) - self.mean) / self.scale, dtype=np.float32).reshape(len(tokens), -1)
-        return rows @ self.components.T, np.square(rows).mean(axis=1)
+        rows = standardise(tokens, self.mean, self.scale)
+        return self.kernel(rows @ self.components.T) @ self.weights, unusualness(rows)
 
     def kernel(self, reduced: Float32Array) -> Float32Array:
         """Return the kernel's values [N, M] between components [N, R] and the landmarks."""
@@ -69,6 +64,16 @@ def unit_rows(tokens: FloatArray) -> Float32Array:
     """Return tokens [..., W] at unit length, float32."""
     rows = np.asarray(tokens, dtype=np.float32)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), dtype=np.float32)
+
+
+def standardise(tokens: FloatArray, mean: Float32Array, scale: Float32Array) -> Float32Array:
+    """Return class tokens [N, K, W] as rows [N, K * W]: at unit length, less ``mean``, over ``scale`` [K, W]."""
+    return np.asarray((unit_rows(tokens) - mean) / scale, dtype=np.float32).reshape(len(tokens), -1)
+
+
+def unusualness(rows: Float32Array) -> Float32Array:
+    """Return the mean squared distance [N] of standardised rows [N, K * W] from the mean of the training images."""
+    return np.asarray(np.square(rows).mean(axis=1), dtype=np.float32)
 
 
 def to_bytes(rows: Float32Array) -> tuple[AnyArray, Float32Array]:

@@ -86,7 +86,7 @@ class Table:
         return np.array([regime_name(kind) == regime for kind in self.kinds])
 
     def with_tokens(self, scores: Float64Array) -> Table:
-        """Return the table with the head's logits as the term ``tokens``."""
+        """Return the table with the head's scores as the term ``tokens``."""
         rows = zip(self.values, scores, strict=True)
         return replace(self, values=tuple({**values, "tokens": float(score)} for values, score in rows))
 

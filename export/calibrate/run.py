@@ -23,7 +23,7 @@ from veridict.deploy.repository import CALIBRATION, POLICY, PROMPT_BANK, load_pr
 from veridict.forensics.arrays import Int64Array
 from veridict.forensics.calibration import HEAD_FILE, Calibration
 from veridict.forensics.judgement import PromptBank
-from veridict.forensics.token_head import load_token_head
+from veridict.forensics.token_head import load_token_head, standardise, unusualness
 
 from ..datasets import Sample
 from ..evaluate.figures import report_outcomes
@@ -36,7 +36,7 @@ from .observations import RANDOM, observe_samples
 from .out_of_fold import cross_fit, cross_validate, head_key, keep_scores, outcomes, without_head_only
 from .percentiles import photograph_percentiles
 from .settings import CalibrateSettings
-from .token_head import HeadSettings, Tokens, fit_head, save_head, to_views
+from .token_head import ROWS_AT_ONCE, HeadSettings, Tokens, fit_head, save_head, to_views
 
 #: Share of the images (in all qualities) that count as like those of the training.
 _USUAL = 0.998
@@ -152,7 +152,8 @@ def unusual_from(head: Path, tokens: Tokens) -> float:
     """Return the unusualness that nearly all images, in all qualities, stay below."""
     served = load_token_head(head)
     flat = tokens.views.reshape(-1, *tokens.views.shape[2:])
-    found = [served.reduce(flat[start : start + 4096])[1] for start in range(0, len(flat), 4096)]
+    parts = (flat[start : start + ROWS_AT_ONCE] for start in range(0, len(flat), ROWS_AT_ONCE))
+    found = [unusualness(standardise(part, served.mean, served.scale)) for part in parts]
     return float(np.quantile(np.concatenate(found), _USUAL))
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from veridict.forensics.arrays import Float16Array, Float32Array, Float64Array, FloatArray, Int64Array
-from veridict.forensics.token_head import TokenHead, to_bytes, to_tensors, unit_rows
+from veridict.forensics.token_head import TokenHead, standardise, to_bytes, to_tensors, unit_rows
 
 from ..files import replacing
 
-#: Rows whose kernel values are computed at once.
-_CHUNK = 4096
+#: Rows that are computed at once.
+ROWS_AT_ONCE = 4096
 #: Most rows from which the principal components are computed.
 _COMPONENT_ROWS = 16384
 
@@ -79,8 +79,8 @@ def standardisation(data: Tokens) -> tuple[Float32Array, Float32Array]:
     flat = data.views.reshape(-1, *data.views.shape[2:])
     mean = flat.mean(axis=0, dtype=np.float64)
     square = np.zeros_like(mean)
-    for start in range(0, len(flat), 4096):  # in chunks: a float64 copy of everything needs too much memory
-        square += np.square(flat[start : start + 4096].astype(np.float32) - mean).sum(axis=0)
+    for start in range(0, len(flat), ROWS_AT_ONCE):  # in chunks: a float64 copy of everything needs too much memory
+        square += np.square(flat[start : start + ROWS_AT_ONCE].astype(np.float32) - mean).sum(axis=0)
     return mean.astype(np.float32), np.sqrt(square / len(flat) + 1e-12).astype(np.float32) + np.float32(1e-6)
 
 
@@ -94,11 +94,11 @@ def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 
     count, views = data.views.shape[:2]
     mean, scale = standardisation(data)
     flat = data.views.reshape(count * views, *data.views.shape[2:])
-    rows = _standardised(flat[rng.permutation(len(flat))[:_COMPONENT_ROWS]], mean, scale)
+    rows = standardise(flat[rng.permutation(len(flat))[:_COMPONENT_ROWS]], mean, scale)
     components = _rounded(_principal_components(rows, settings.components, seed))
     # Landmarks are files as they are (the first quality): degraded ones cost 0.003 AUC on sources left out.
     chosen = rng.permutation(count)[: settings.landmarks] * views
-    landmarks = _rounded((_standardised(flat[chosen], mean, scale) @ components.T).T).T
+    landmarks = _rounded((standardise(flat[chosen], mean, scale) @ components.T).T).T
     variance = float((rows @ components.T).var(axis=0).sum())
     nothing = np.zeros(len(landmarks), np.float32)
     blank = TokenHead(mean, scale, components, landmarks, nothing, settings.width / variance)
@@ -106,19 +106,14 @@ def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 
     importance = np.repeat(source_weights(data.labels, data.sources) * count / 2 / views, views)
     system = settings.ridge * blank.kernel(landmarks).astype(np.float64)
     right = np.zeros(len(landmarks))
-    for start in range(0, len(flat), _CHUNK):
-        part = slice(start, start + _CHUNK)
+    for start in range(0, len(flat), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
         root = np.sqrt(importance[part]).astype(np.float32)
-        values = blank.kernel(blank.reduce(flat[part])[0]) * root[:, None]
+        values = blank.kernel(standardise(flat[part], mean, scale) @ components.T) * root[:, None]
         system += values.T @ values
         right += values.T @ (root * targets[part]).astype(np.float32)
     system[np.diag_indices_from(system)] += 1e-7 * np.trace(system)  # landmarks may coincide
     return replace(blank, weights=np.linalg.solve(system, right).astype(np.float32))
-
-
-def _standardised(tokens: Float16Array, mean: Float32Array, scale: Float32Array) -> Float32Array:
-    """Return tokens [N, K, W] of unit length as standardised rows [N, K * W]."""
-    return ((tokens.astype(np.float32) - mean) / scale).reshape(len(tokens), -1)
 
 
 def _principal_components(rows: Float32Array, count: int, seed: int) -> Float32Array:
@@ -137,7 +132,7 @@ def _rounded(rows: Float32Array) -> Float32Array:
 
 def score_rows(head: TokenHead, tokens: Float16Array) -> Float32Array:
     """Return the head's scores [N] of tokens [N, K, W]."""
-    parts = [head.score(tokens[start : start + _CHUNK]) for start in range(0, len(tokens), _CHUNK)]
+    parts = [head.score(tokens[start : start + ROWS_AT_ONCE]) for start in range(0, len(tokens), ROWS_AT_ONCE)]
     return np.concatenate([scores for scores, _ in parts])
 
 

@@ -53,25 +53,17 @@ class OtlpReceiver:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
-    def wait(self, names, seconds=20.0):
-        """Return the spans once each of these names has come."""
-        ends = time.monotonic() + seconds
-        while not set(names) <= {span.name for span in self.spans}:
-            assert time.monotonic() < ends, f"{set(names)} expected, {[span.name for span in self.spans]} received"
-            time.sleep(0.05)
-        return list(self.spans)
-
-    def wait_for_trace(self, trace, count, seconds=20.0):
-        """Return the spans of one trace, a second after so many have come or when the time is over.
+    def wait(self, count, wanted, seconds=20.0):
+        """Return the spans that are wanted, a second after so many have come or when the time is over.
 
         Other tests share the receiver, and each sender keeps its spans for up to five seconds: that a span of some name
-        has come says nothing about this trace.
+        has come says nothing about one trace.
         """
         ends = time.monotonic() + seconds
-        while sum(span.trace == trace for span in self.spans) < count and time.monotonic() < ends:
+        while sum(map(wanted, list(self.spans))) < count and time.monotonic() < ends:
             time.sleep(0.05)
         time.sleep(1)
-        return [span for span in self.spans if span.trace == trace]
+        return [span for span in self.spans if wanted(span)]
 
     def close(self):
         self._server.shutdown()

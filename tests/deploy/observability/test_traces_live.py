@@ -44,8 +44,8 @@ def test_one_request_is_one_tree_from_client_to_worker(service, tmp_path, encode
     arguments = [sys.executable, "-c", UPLOAD, service.spans.url, service.url, str(image)]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    (root,) = [span for span in service.spans.wait({"upload"}) if span.name == "upload"]
-    one = service.spans.wait_for_trace(root.trace, 9)
+    (root,) = service.spans.wait(1, lambda span: span.name == "upload")
+    one = service.spans.wait(9, lambda span: span.trace == root.trace)
     computed = {"veridict-triton:compute": {}}
     assert tree(one, "") == {
         "platform:upload": {

@@ -60,6 +60,11 @@ class Judged:
         return self.values.unusual is not None and self.values.unusual > self.policy.unusual
 
     @property
+    def suspicion(self) -> float:
+        """Return the highest fake probability of the faces in an image called real, otherwise 0."""
+        return max((face.fake_probability for face in self.faces), default=0.0) if self.verdict == "real" else 0.0
+
+    @property
     def near_threshold(self) -> bool:
         """Return whether the probability lies in the uncertain band of this kind of image."""
         low, high = self.policy.bands[self.values.kind]
@@ -88,8 +93,13 @@ DOUBTS = (
     ),
     Doubt(
         "face_against_verdict",
-        lambda judged: judged.verdict == "real" and any(f.fake_probability >= judged.policy.face for f in judged.faces),
+        lambda judged: judged.suspicion >= judged.policy.face > 0.0,
         "one of its faces is called fake",
+    ),
+    Doubt(
+        "face_undecided",
+        lambda judged: judged.policy.undecided_face <= judged.suspicion < judged.policy.face,
+        "one of its faces is not clearly real",
     ),
     Doubt(
         "near_threshold",

@@ -104,7 +104,8 @@ class Policy:
     """A parsed policy file; ``version`` is the start of its sha256.
 
     ``decisions``: per regime. ``bands``: per kind of image, the probabilities between which verdicts are of low
-    confidence. ``face``: the fake probability from which a face contradicts the verdict real. ``unusual``: the distance
+    confidence. ``face``: the fake probability from which a face contradicts the verdict real. ``undecided_face``: the
+    fake probability of a face from which the verdict real is too often wrong (1: of no face). ``unusual``: the distance
     of the class tokens from the training images' (1 on average) from which the token head cannot be relied on.
     ``provenance``: what a file's own statements decide. ``known_content``: what matches with known pictures decide.
     ``stability``: which images are scored again from re-encodings.
@@ -116,6 +117,7 @@ class Policy:
     face: float
     unusual: float
     little_to_see: LittleToSee
+    undecided_face: float = 1.0
     provenance: ProvenancePolicy = field(default_factory=ProvenancePolicy)
     known_content: KnownContentPolicy = field(default_factory=KnownContentPolicy)
     stability: StabilityPolicy = field(default_factory=StabilityPolicy)
@@ -133,6 +135,7 @@ def to_document(policy: Policy) -> dict[str, Any]:
         "confidence": {
             "bands": {kind: list(band) for kind, band in policy.bands.items()},
             "face": policy.face,
+            "undecided_face": policy.undecided_face,
             "unusual": policy.unusual,
             "little_to_see": vars(policy.little_to_see),
         },
@@ -145,7 +148,8 @@ def to_document(policy: Policy) -> dict[str, Any]:
 def load_policy(path: Path, calibration: Calibration) -> Policy:
     """Read a policy file and check it against the calibration that it decides on.
 
-    A file without ``provenance``, ``known_content`` or ``stability``, of an earlier version, gets the defaults for it.
+    A file of an earlier version, without ``confidence.undecided_face``, ``provenance``, ``known_content`` or
+    ``stability``, gets the defaults for it.
 
     Raises:
         ValueError: the file is malformed, has an unknown or a missing entry, or would let forensic evidence convict
@@ -180,6 +184,7 @@ def parse_policy(document: Mapping[str, Any], version: str) -> Policy:
         face=float(confidence["face"]),
         unusual=float(confidence["unusual"]),
         little_to_see=LittleToSee(**confidence["little_to_see"]),
+        undecided_face=float(confidence.get("undecided_face", Policy.undecided_face)),
         provenance=ProvenancePolicy(**document.get("provenance", {})),
         known_content=KnownContentPolicy(**document.get("known_content", {})),
         stability=StabilityPolicy(**document.get("stability", {})),
@@ -201,8 +206,8 @@ def check_policy(policy: Policy, calibration: Calibration, name: str = "the poli
     for kind, (low, high) in policy.bands.items():
         if not 0.0 <= low <= high <= 1.0:
             raise ValueError(f"{name}: confidence.bands.{kind}: an uncertain band must lie inside 0..1")
-    if not 0.0 <= policy.face <= 1.0 or not policy.unusual > 0.0:
-        raise ValueError(f"{name}: face must lie inside 0..1, and unusual must be positive")
+    if not 0.0 <= policy.face <= 1.0 or not 0.0 <= policy.undecided_face <= 1.0 or not policy.unusual > 0.0:
+        raise ValueError(f"{name}: face and undecided_face must lie inside 0..1, and unusual must be positive")
     for regime, decision in policy.decisions.items():
         if not 0.0 < decision.threshold < 1.0:
             raise ValueError(f"{name}: decisions.{regime}: the threshold must lie inside (0, 1)")

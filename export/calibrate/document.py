@@ -48,9 +48,11 @@ def build_calibration(
     }
 
 
-def build_policy(fusion: Fusion, bands: dict[str, tuple[float, float]], unusual: float) -> dict[str, Any]:
+def build_policy(
+    fusion: Fusion, bands: dict[str, tuple[float, float]], unusual: float, undecided_face: float
+) -> dict[str, Any]:
     """Return the policy document: thresholds and caps, and when an answer is of low confidence."""
-    return to_document(Policy("", fusion.decisions, bands, FACE_ALARM, unusual, LITTLE_TO_SEE))
+    return to_document(Policy("", fusion.decisions, bands, FACE_ALARM, unusual, LITTLE_TO_SEE, undecided_face))
 
 
 def kind_of_category() -> dict[str, str]:

@@ -1,14 +1,14 @@
-"""Fitting the calibration: fusion weights per regime, thresholds and uncertain bands, from out-of-fold head scores.
+"""Fitting the calibration: fusion weights and thresholds per regime, from out-of-fold head scores.
 
 The fit calls the functions that serve: the values of the terms come from ``fusion.compute_values`` and the
-logits from ``Regime.weigh``, forensic cap included. In the figures, no image is judged by weights fitted on it: heads
-and fusion are cross-validated over the same folds, which keep families of sources together.
+logits from ``Regime.weigh``, forensic cap included. In the figures, no image is judged by weights fitted on it: see
+:mod:`.out_of_fold`. :mod:`.confidence` chooses which verdicts have high confidence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,10 +16,7 @@ import numpy as np
 from veridict.forensics.arrays import BoolArray, Float64Array, Int64Array
 from veridict.forensics.calibration import (
     CLIP_AT,
-    CLOSE_UP,
     GENERAL,
-    OTHER,
-    SUSPECT,
     Calibration,
     Regime,
     Term,
@@ -46,8 +43,6 @@ SUSPECT_LOGIT = 0.4
 #: Regime -> share of real images below the threshold in the worst tier. ``general`` is somewhat above the promised 0.97
 #: of all images, as a margin for unseen sources. Close-ups allow more false alarms and so find far more swaps.
 REAL_ACCURACY = {GENERAL: 0.976, "close_up": 0.97, "suspect": 0.15}
-#: Least accuracy outside the uncertain band, on sources that were left out; 0.9 is promised.
-HIGH_ACCURACY = 0.925
 #: Forensic terms together count at most this many logits, and at most half of what a conviction needs.
 FORENSIC_CAP = 0.35
 #: Terms with different weights above and below their center.
@@ -59,8 +54,6 @@ RARE_AMONG_REAL = 0.9
 _DROPPED = 0.3
 _COPIES = 3
 _STRENGTH = 1.0
-#: A kind with fewer images gets the band of all kinds.
-_FEWEST = 200
 
 
 @dataclass(frozen=True)
@@ -244,44 +237,6 @@ def choose_thresholds(fusion: Fusion, table: Table, logits: Float64Array) -> Fus
         name: chosen(regime, table.rows_of(name), REAL_ACCURACY[name]) for name, regime in fusion.regimes.items()
     }
     return replace(fusion, decisions=decisions)
-
-
-def choose_bands(
-    fusion: Fusion, table: Table, logits: Float64Array, known: Iterable[str] = ()
-) -> dict[str, tuple[float, float]]:
-    """Return the uncertain band per kind of image: the probabilities between which verdicts are too often wrong.
-
-    ``known`` names kinds that get a band even if the table has none of them. Outside the band at least
-    ``HIGH_ACCURACY`` of the verdicts on each side are right. The band reaches at least as far from the threshold as
-    forensic terms can move a logit: a verdict that a container or a missing signal can flip never has high confidence.
-    """
-    margins = logits - fusion.thresholds(table)
-    kinds = np.array(table.kinds)
-    bands = {}
-    for kind in sorted({OTHER, CLOSE_UP, SUSPECT, *known, *table.kinds}):
-        rows = kinds == kind
-        if kind == OTHER or rows.sum() < _FEWEST or len(set(table.labels[rows])) < 2:
-            rows = np.ones_like(rows)
-        decision = fusion.decide(kind)
-        least = 2 * decision.forensic_cap
-        low = min(-least, -_least_margin(-margins[rows], table.labels[rows] == 0))
-        high = max(least, _least_margin(margins[rows], table.labels[rows] == 1))
-        center = to_logit(decision.threshold)
-        bands[kind] = (sigmoid(center + low), sigmoid(center + high))
-    return bands
-
-
-def _least_margin(margins: Float64Array, right: BoolArray) -> float:
-    """Return the least margin >= 0 such that enough of the rows with at least that margin are right."""
-    order = np.argsort(-margins, kind="stable")
-    order = order[margins[order] >= 0]
-    if not len(order):
-        return 0.0
-    accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(accuracy >= HIGH_ACCURACY)
-    if not len(enough):
-        return float(margins[order[0]]) + 1e-6
-    return float(margins[order[enough[-1]]])
 
 
 def fit_temperature(table: Table) -> float:

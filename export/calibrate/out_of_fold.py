@@ -1,9 +1,13 @@
-"""Out-of-fold scores: every labelled image is judged by a head and a fusion fitted without its family of sources."""
+"""Out-of-fold verdicts: every labelled image is judged by a head and a fusion fitted without its family of sources.
+
+The head leaves out one family at a time (:mod:`.left_out`). The fusion, which has few weights, leaves out a fold of
+families.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,43 +19,36 @@ from ..evaluate.figures import ImageOutcome
 from ..files import replacing
 from .data import is_head_only
 from .fitting import Fusion, Table, fit_fusion
-from .token_head import HeadSettings, Tokens, family_folds, fit_head, score_rows
 
 
-def cross_validate(
-    data: Tokens, rows: Int64Array, settings: HeadSettings, folds: int
-) -> tuple[Float64Array, Int64Array]:
-    """Return the head's out-of-fold score of every row of the table, and the fold it was tested in.
+def family_folds(families: Sequence[str], count: int = 5, seed: int = 0) -> Int64Array:
+    """Return the fold [N] of each image; a family is never in two of them.
 
-    ``data`` holds P images in V qualities, the tiers first; ``rows`` [P, T] are their rows in the table.
+    Raises:
+        ValueError: there are fewer families than folds.
     """
-    scores, numbers = np.zeros(rows.size), np.zeros(rows.size, np.int64)
-    for number, test in enumerate(family_folds(data.families, folds)):
-        train = data.take(np.setdiff1d(np.arange(len(rows)), test))
-        head = fit_head(train, settings)
-        for tier in range(rows.shape[1]):
-            scores[rows[test, tier]] = score_rows(head, data.views[test, tier])
-        numbers[rows[test].ravel()] = number
-        print(f"fold {number + 1} of {folds}: head fitted to {len(train.labels)} images", file=sys.stderr, flush=True)
-    return scores, numbers
+    from sklearn.model_selection import GroupKFold
+
+    numbers = np.zeros(len(families), np.int64)
+    splitter = GroupKFold(count, shuffle=True, random_state=seed)
+    for number, (_, test) in enumerate(splitter.split(np.zeros(len(families)), groups=np.array(families))):
+        numbers[test] = number
+    return numbers
 
 
-def keep_scores(
-    cache: Path | None, name: str, compute: Callable[[], tuple[Float64Array, Int64Array]]
-) -> tuple[Float64Array, Int64Array]:
-    """Return out-of-fold scores and folds, read from ``cache`` if they are there, else computed and kept there.
+def keep_scores(cache: Path | None, name: str, compute: Callable[[], Float64Array]) -> Float64Array:
+    """Return out-of-fold scores, read from ``cache`` if they are there, else computed and kept there.
 
-    Computing them takes ten minutes; fitting the fusion takes seconds.
+    Computing them takes minutes; fitting the fusion takes seconds.
     """
-    path = None if cache is None else cache / f"scores-{name}.npz"
+    path = None if cache is None else cache / f"scores-{name}.npy"
     if path is not None and path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return stored["scores"], stored["fold"]
-    scores, fold = compute()
+        return np.asarray(np.load(path, allow_pickle=False))
+    scores = compute()
     if path is not None:
         with replacing(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, scores=scores, fold=fold)
-    return scores, fold
+            np.save(stream, scores)
+    return scores
 
 
 def head_key(path: Path) -> str:
@@ -81,21 +78,23 @@ def cross_fit(table: Table, fold: Int64Array) -> Float64Array:
 
 
 def outcomes(
-    fusion: Fusion, bands: dict[str, tuple[float, float]], table: Table, logits: Float64Array
+    fusion: Fusion, bands: dict[str, tuple[float, float]], undecided_face: float, table: Table, logits: Float64Array
 ) -> list[ImageOutcome]:
-    """Return how every row is judged by thresholds and bands, given its out-of-fold logit."""
+    """Return how every row is judged by thresholds, bands and undecided faces, given its out-of-fold logit."""
     found = []
     for row, logit in enumerate(logits):
         kind = table.kinds[row]
         threshold = fusion.decide(kind).threshold
         probability = sigmoid(float(logit))
+        called_fake = probability >= threshold
         low, high = bands[kind]
+        face = sigmoid(table.values[row].get("face", -math.inf))
         found.append(
             ImageOutcome(
                 label=int(table.labels[row]),
                 probability=probability,
-                called_fake=probability >= threshold,
-                sure=not low <= probability <= high,
+                called_fake=called_fake,
+                sure=not low <= probability <= high and (called_fake or face < undecided_face),
                 tier=table.tiers[row],
                 source=table.sources[row],
                 family=table.families[row],

@@ -1,9 +1,9 @@
 """Fits head, fusion, thresholds and confidence on the served networks' outputs for labelled images and photographs.
 
-The head on CLIP's class tokens is fitted and cross-validated by family of sources. Fusion weights, thresholds and
-uncertain bands are fitted on its out-of-fold scores (see :mod:`.fitting`), on every labelled image in each quality
-tier. Percentiles come from real photographs, each also shrunk so that every size class is filled. Files are prepared as
-they are when served.
+The head on CLIP's class tokens is fitted once; its scores without each family of sources follow from the same linear
+system. Fusion weights, thresholds and uncertain bands are fitted on these out-of-fold scores (see :mod:`.fitting`), on
+every labelled image in each quality tier. Percentiles come from real photographs, each also shrunk so that every size
+class is filled. Files are prepared as they are when served.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from ..datasets import Sample
 from ..evaluate.figures import report_outcomes
 from ..pipeline import InProcessDetector
 from ..tiers import TIERS
+from .confidence import choose_bands, choose_undecided_face
 from .data import collect_images
 from .document import FITTED_DIGITS, blank_calibration, build_calibration, build_policy, kind_of_category
-from .fitting import Table, choose_bands, choose_thresholds, fit_fusion, fit_temperature, tabulate
+from .fitting import Table, choose_thresholds, fit_fusion, fit_temperature, tabulate
+from .left_out import score_left_out
 from .observations import RANDOM, observe_samples
-from .out_of_fold import cross_fit, cross_validate, head_key, keep_scores, outcomes, without_head_only
+from .out_of_fold import cross_fit, family_folds, head_key, keep_scores, outcomes, without_head_only
 from .percentiles import photograph_percentiles
 from .settings import CalibrateSettings
 from .token_head import ROWS_AT_ONCE, HeadSettings, Tokens, fit_head, save_head, to_views
@@ -71,20 +74,26 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     percentiles = photograph_percentiles(detector, photographs, settings.cache)
     seen = observe_labelled(settings, detector, labelled, bank, blank_calibration(percentiles))
     key = _fitted_key(seen, settings.head, labelled)
-    scores, fold = keep_scores(
-        settings.cache,
-        f"{key}-{settings.folds}",
-        lambda: cross_validate(seen.tokens, seen.rows, settings.head, settings.folds),
-    )
+    fitted = cache(lambda: fit_head(seen.tokens, settings.head))
+    scores = keep_scores(settings.cache, key, lambda: score_left_out(fitted(), seen.tokens.families))
+    fold = family_folds(seen.table.families, settings.folds)
     # The prompts' embeddings were trained on the train split, so the zero-shot margin counts as absent there.
-    learnt = seen.table.with_tokens(scores).without("clip", "train")
+    learnt = seen.table.with_tokens(scores[:, : seen.rows.shape[1]].T.ravel()).without("clip", "train")
     table, fold = without_head_only(learnt, fold, tuple(settings.head_only))
     logits = cross_fit(table, fold)
     fusion = choose_thresholds(fit_fusion(table), table, logits)
     bands = choose_bands(fusion, table, logits, kind_of_category().values())
-    report = report_outcomes(outcomes(fusion, bands, table, logits))
+    undecided = choose_undecided_face(fusion, bands, table, logits)
+    report = report_outcomes(outcomes(fusion, bands, undecided, table, logits))
     head = (settings.repository / CALIBRATION).with_name(HEAD_FILE)
-    fit_served_head(head, seen, settings.head, key)
+    if head_key(head) != key:  # else the file has learnt from the same data
+        metadata = {
+            "images": str(len(seen.rows)),
+            "qualities": " ".join(seen.qualities),
+            "settings": str(settings.head),
+            "key": key,
+        }
+        save_head(head, fitted().head, metadata)
     manifest = read_manifest(settings.repository)
     counts = Counter(f"{s.source.split('/')[0]}/{s.label}" for s in labelled)
     calibration = build_calibration(
@@ -101,7 +110,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
             "fitted_on": sorted(seen.fitted_on),
         },
     )
-    policy = build_policy(fusion, bands, unusual_from(head, seen.tokens))
+    policy = build_policy(fusion, bands, unusual_from(head, seen.tokens), undecided)
     for path, document in ((CALIBRATION, calibration), (POLICY, policy)):
         (settings.repository / path).write_text(json.dumps(document, indent=1) + "\n")
     update_manifest(settings.repository)
@@ -135,19 +144,6 @@ def observe_labelled(
     return Observed(table, rows, Tokens(views, table.labels[first], sources, families), qualities, fitted_on)
 
 
-def fit_served_head(path: Path, seen: Observed, settings: HeadSettings, key: str) -> None:
-    """Fit the served head to every image and write it; a head that has learnt from the same data is kept."""
-    if head_key(path) == key:
-        return
-    metadata = {
-        "images": str(len(seen.rows)),
-        "qualities": " ".join(seen.qualities),
-        "settings": str(settings),
-        "key": key,
-    }
-    save_head(path, fit_head(seen.tokens, settings), metadata)
-
-
 def unusual_from(head: Path, tokens: Tokens) -> float:
     """Return the unusualness that nearly all images, in all qualities, stay below."""
     served = load_token_head(head)
@@ -158,6 +154,6 @@ def unusual_from(head: Path, tokens: Tokens) -> float:
 
 
 def _fitted_key(seen: Observed, settings: HeadSettings, labelled: Sequence[Sample]) -> str:
-    """Return what names the data and settings that a head is trained with."""
+    """Return what names the data and the settings that a head is trained with."""
     text = "\n".join([*seen.qualities, str(settings), *(str(s.path) for s in labelled)])
     return hashlib.sha256(text.encode() + seen.tokens.views[:64].tobytes()).hexdigest()[:16]

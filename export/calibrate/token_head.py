@@ -1,4 +1,4 @@
-"""Fits and cross-validates the head on CLIP's class tokens; :mod:`veridict.forensics.token_head` runs it.
+"""Fits the head on CLIP's class tokens; :mod:`veridict.forensics.token_head` runs it.
 
 The head is kernel ridge regression with a Gaussian kernel (Schoelkopf & Smola 2002) on the principal components of the
 standardised tokens, with the Nystroem approximation (Williams & Seeger 2001): the answer is a weighted sum over
@@ -6,13 +6,14 @@ landmarks, which are some of the training images. The fit is one linear system, 
 initial weights.
 
 Rules of the fit: the weight of a source is the square root of its size, for real and fake alike. Every image is used as
-it is and in degraded copies, which count together as one. A family of sources is never on both sides of a fold.
+it is and in degraded copies, which count together as one. :mod:`.left_out` scores images by the fit without their
+family of sources.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,12 +54,6 @@ class Tokens:
     sources: tuple[str, ...]
     families: tuple[str, ...]
 
-    def take(self, rows: Int64Array) -> Tokens:
-        """Return some images."""
-        names = ([values[i] for i in rows] for values in (self.sources, self.families))
-        sources, families = (tuple(part) for part in names)
-        return Tokens(self.views[rows], self.labels[rows], sources, families)
-
 
 def source_weights(labels: Int64Array, sources: Sequence[str]) -> Float64Array:
     """Return weights [N] that sum to 1 per class.
@@ -84,36 +79,67 @@ def standardisation(data: Tokens) -> tuple[Float32Array, Float32Array]:
     return mean.astype(np.float32), np.sqrt(square / len(flat) + 1e-12).astype(np.float32) + np.float32(1e-6)
 
 
-def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 0) -> TokenHead:
+@dataclass(frozen=True)
+class FittedHead:
+    """A head fitted to N images in V qualities, and the linear system that its M weights solve.
+
+    ``components`` [N * V, R]: every image in every quality. ``roots`` [N * V]: the square roots of their weights in the
+    fit. ``targets`` [N * V]: +1 for fake and -1 for real. ``landmark_images`` [M]: the image that each landmark comes
+    from. ``factor`` [M, M]: the lower Cholesky factor of the system. ``half_solved`` [M]: the solution L y = b for this
+    factor L and the right side b of the system.
+    """
+
+    head: TokenHead
+    components: Float32Array
+    roots: Float64Array
+    targets: Float64Array
+    landmark_images: Int64Array
+    factor: Float64Array
+    half_solved: Float64Array
+
+
+def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 0) -> FittedHead:
     """Fit a head to +1 for fake and -1 for real.
 
     Principal components and landmarks are rounded to 8 bits before the weights are fitted, so that the stored head is
     exactly the fitted one: both are choices of the fit, and any others near them serve as well.
     """
+    from scipy.linalg import cholesky, solve_triangular
+
     rng = np.random.default_rng(seed)
     count, views = data.views.shape[:2]
     mean, scale = standardisation(data)
     flat = data.views.reshape(count * views, *data.views.shape[2:])
     rows = standardise(flat[rng.permutation(len(flat))[:_COMPONENT_ROWS]], mean, scale)
     components = _rounded(_principal_components(rows, settings.components, seed))
-    # Landmarks are files as they are (the first quality): degraded ones cost 0.003 AUC on sources left out.
-    chosen = rng.permutation(count)[: settings.landmarks] * views
-    landmarks = _rounded((standardise(flat[chosen], mean, scale) @ components.T).T).T
     variance = float((rows @ components.T).var(axis=0).sum())
+    reduced = _in_parts(flat, lambda part: standardise(part, mean, scale) @ components.T)
+    # Landmarks are files as they are (the first quality): degraded ones cost 0.003 AUC on sources left out.
+    images = rng.permutation(count)[: settings.landmarks]
+    landmarks = _rounded(reduced[images * views].T).T
     nothing = np.zeros(len(landmarks), np.float32)
     blank = TokenHead(mean, scale, components, landmarks, nothing, settings.width / variance)
     targets = np.repeat(np.where(data.labels == 1, 1.0, -1.0), views)
-    importance = np.repeat(source_weights(data.labels, data.sources) * count / 2 / views, views)
+    roots = np.sqrt(np.repeat(source_weights(data.labels, data.sources) * count / 2 / views, views))
     system = settings.ridge * blank.kernel(landmarks).astype(np.float64)
     right = np.zeros(len(landmarks))
     for start in range(0, len(flat), ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
-        root = np.sqrt(importance[part]).astype(np.float32)
-        values = blank.kernel(standardise(flat[part], mean, scale) @ components.T) * root[:, None]
+        root = roots[part].astype(np.float32)
+        values = blank.kernel(reduced[part]) * root[:, None]
         system += values.T @ values
         right += values.T @ (root * targets[part]).astype(np.float32)
     system[np.diag_indices_from(system)] += 1e-7 * np.trace(system)  # landmarks may coincide
-    return replace(blank, weights=np.linalg.solve(system, right).astype(np.float32))
+    factor = cholesky(system, lower=True, overwrite_a=True)
+    half_solved = solve_triangular(factor, right, lower=True)
+    weights = solve_triangular(factor, half_solved, lower=True, trans="T")
+    head = replace(blank, weights=weights.astype(np.float32))
+    return FittedHead(head, reduced, roots, targets, images, factor, half_solved)
+
+
+def _in_parts(rows: Float16Array, compute: Callable[[Float16Array], Float32Array]) -> Float32Array:
+    """Return ``compute`` of all rows; a part of them at once, because memory would not hold all in single precision."""
+    return np.concatenate([compute(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)])
 
 
 def _principal_components(rows: Float32Array, count: int, seed: int) -> Float32Array:
@@ -132,20 +158,7 @@ def _rounded(rows: Float32Array) -> Float32Array:
 
 def score_rows(head: TokenHead, tokens: Float16Array) -> Float32Array:
     """Return the head's scores [N] of tokens [N, K, W]."""
-    parts = [head.score(tokens[start : start + ROWS_AT_ONCE]) for start in range(0, len(tokens), ROWS_AT_ONCE)]
-    return np.concatenate([scores for scores, _ in parts])
-
-
-def family_folds(families: Sequence[str], count: int = 5, seed: int = 0) -> list[Int64Array]:
-    """Return the test rows of each fold; a family is never on both sides.
-
-    Raises:
-        ValueError: there are fewer families than folds.
-    """
-    from sklearn.model_selection import GroupKFold
-
-    splitter = GroupKFold(count, shuffle=True, random_state=seed)
-    return [test for _, test in splitter.split(np.zeros(len(families)), groups=np.array(families))]
+    return _in_parts(tokens, lambda part: head.score(part)[0])
 
 
 def save_head(path: Path, head: TokenHead, metadata: dict[str, str]) -> None:

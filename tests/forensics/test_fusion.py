@@ -85,6 +85,17 @@ def test_a_face_called_fake_leaves_no_confident_real(judgement):
     assert "face_against_verdict" not in judge(judgement, faces=[-4.0]).doubts
 
 
+def test_an_undecided_face_leaves_no_confident_real(judgement):
+    """From ``undecided_face`` on (0.2 here) up to ``face`` (0.9), where the other doubt takes its place."""
+    careful = replace(judgement, policy=replace(judgement.policy, undecided_face=0.2))
+    for probability, holds in ((0.19, False), (0.21, True), (0.89, True), (0.91, False)):
+        faces = [-4.0, math.log(probability / (1.0 - probability))]
+        assert ("face_undecided" in judge(careful, (1.0, 0.0, 0.0), faces=faces, tokens=(1.0, 0.0)).doubts) == holds
+        assert "face_undecided" not in judge(judgement, (1.0, 0.0, 0.0), faces=faces, tokens=(1.0, 0.0)).doubts
+    fake = judge(careful, (0.0, 1.0, 0.0), faces=[0.0], tokens=(-1.0, 0.0))
+    assert (fake.verdict, "face_undecided" in fake.doubts) == ("deepfake", False)
+
+
 def test_faces_that_were_not_looked_at_are_counted(judgement):
     assert judge(judgement, faces=[0.0] * 32, found=40).faces_found == 40
     assert judge(judgement, faces=[0.0]).faces_found == 1

@@ -79,6 +79,7 @@ def bands(**change):
         (bands(moon=[0.1, 0.2]), "'moon' does not fit"),
         (bands(other=[0.7, 0.6]), "inside 0..1"),
         ({"confidence": {"face": 1.5}}, "inside 0..1"),
+        ({"confidence": {"undecided_face": -0.1}}, "inside 0..1"),
         ({"confidence": {"unusual": GONE}}, "unusual"),
         ({"confidence": {"little_to_see": {"tone": GONE}}}, "tone"),
         ({"confidence": []}, "no veridict-policy/1"),

@@ -14,6 +14,8 @@ from skimage import data
 from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import ServerSettings, TritonServer
 
+from .small_tower import make_small_repository
+
 DATASETS = Path(__file__).resolve().parents[2] / "shared" / "datasets"
 
 
@@ -100,6 +102,12 @@ def triton() -> Iterator[TritonServer]:
 def detector(triton: TritonServer) -> Iterator[DetectorClient]:
     with DetectorClient(config=ClientConfig(triton.url, deadline=60.0)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a tiny image tower, for servers of which only the serving matters; copy it to change it."""
+    return make_small_repository(tmp_path_factory.mktemp("small") / "repository")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 from veridict.deploy import installation
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer, pick_ports
-from veridict.deploy.manifest import RepositoryError, default_repository, update_manifest
+from veridict.deploy.manifest import RepositoryError, update_manifest
 
 
 def shared_memory(owner):
@@ -54,10 +54,9 @@ def test_no_triton_names_the_extra(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.live
-def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
+def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(small_repository, tmp_path):
     before = shared_memory(os.getpid())
-    target = tmp_path / "repository"
-    shutil.copytree(default_repository(), target, ignore=shutil.ignore_patterns("__pycache__"))
+    target = shutil.copytree(small_repository, tmp_path / "repository")
     (target / "clip_text" / "1" / "model.onnx").write_bytes(b"no network")
     update_manifest(target)
     settings = ServerSettings(repository=target, grpc_port=0, http_port=0, metrics_port=0, ready_timeout=60)
@@ -68,8 +67,8 @@ def test_a_server_that_dies_shows_its_last_lines_and_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.live
-def test_serve_command_starts_says_where_and_stops_on_sigterm():
-    command = [sys.executable, "-m", "veridict.deploy.command", "serve"]
+def test_serve_command_starts_says_where_and_stops_on_sigterm(small_repository):
+    command = [sys.executable, "-m", "veridict.deploy.command", "serve", "--repository", str(small_repository)]
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     process = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:

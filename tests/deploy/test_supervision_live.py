@@ -54,9 +54,9 @@ def wait_for(condition, seconds):
     return met
 
 
-def test_a_server_that_lost_a_process_is_not_ready_and_is_replaced():
+def test_a_server_that_lost_a_process_is_not_ready_and_is_replaced(small_repository):
     # With a standby: tests/live/faults/test_killed_processes.py.
-    with serving("--no-standby") as (process, url), DetectorClient(url) as client:
+    with serving("--repository", str(small_repository), "--no-standby") as (process, url), DetectorClient(url) as client:
         assert client.ready()
         server = server_of(process.pid)
         kill_stub(server, "preprocess")
@@ -66,7 +66,7 @@ def test_a_server_that_lost_a_process_is_not_ready_and_is_replaced():
         assert not Path(f"/proc/{server}").exists()
 
 
-def test_without_restart_the_command_ends_with_status_1():
-    with serving("--no-restart") as (process, _):
+def test_without_restart_the_command_ends_with_status_1(small_repository):
+    with serving("--repository", str(small_repository), "--no-restart") as (process, _):
         kill_stub(server_of(process.pid), "fusion")
         assert process.wait(30) == 1

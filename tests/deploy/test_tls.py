@@ -162,12 +162,15 @@ def test_what_will_soon_fail_is_a_warning(pki):
 
 @pytest.mark.slow
 @pytest.mark.live
-def test_serve_with_mutual_tls_judges_for_a_client_with_a_certificate_only(pki, encode, cat, tmp_path, monkeypatch):
+def test_serve_with_mutual_tls_judges_for_a_client_with_a_certificate_only(
+    pki, small_repository, encode, cat, tmp_path, monkeypatch
+):
     monkeypatch.chdir(pki["folder"])
     (tmp_path / "cat.jpg").write_bytes(encode(cat))
     veridict = [sys.executable, "-m", "veridict.deploy.command"]
     own = ["--tls-cert", "server.pem", "--tls-key", "server.key", "--tls-client-ca", "ours.pem"]
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--no-standby"]
+    ports += ["--repository", str(small_repository)]
     serving = subprocess.Popen([*veridict, "serve", *ports, *own], stdout=subprocess.PIPE, text=True)
     try:
         ready = serving.stdout.readline()

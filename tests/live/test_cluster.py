@@ -21,10 +21,17 @@ SENT = 24
 AT_ONCE = 8
 
 
+@pytest.fixture(scope="module")
+def first(small_repository):
+    """Yield the server that stays."""
+    with TritonServer(ServerSettings(small_repository, grpc_port=0, http_port=0, metrics_port=0)) as server:
+        yield server
+
+
 @pytest.fixture
-def second():
+def second(small_repository):
     """Yield a server of the test's own, which may be killed."""
-    with TritonServer(ServerSettings(grpc_port=0, http_port=0, metrics_port=0)) as server:
+    with TritonServer(ServerSettings(small_repository, grpc_port=0, http_port=0, metrics_port=0)) as server:
         yield server
 
 
@@ -69,11 +76,11 @@ async def judge_async(config, data, count, after, then):
         return errors, client.replicas()
 
 
-def test_the_load_is_even_and_a_killed_server_loses_no_request(triton, second, data):
-    with DetectorClient(config=configured(triton.url, second.url)) as client:
-        before = verdicts(triton), verdicts(second)
+def test_the_load_is_even_and_a_killed_server_loses_no_request(first, second, data):
+    with DetectorClient(config=configured(first.url, second.url)) as client:
+        before = verdicts(first), verdicts(second)
         assert judge(client, data, SENT) == []
-        given = verdicts(triton) - before[0], verdicts(second) - before[1]
+        given = verdicts(first) - before[0], verdicts(second) - before[1]
         assert sum(given) == SENT
         assert abs(given[0] - given[1]) <= 0.1 * SENT / 2
         assert judge(client, data, SENT, SENT // 4, lambda: os.kill(second.pid, signal.SIGKILL)) == []
@@ -81,15 +88,15 @@ def test_the_load_is_even_and_a_killed_server_loses_no_request(triton, second, d
         assert client.ready(10)
 
 
-def test_the_asyncio_client_loses_none_when_a_server_is_killed(triton, second, data):
-    config = configured(triton.url, second.url)
+def test_the_asyncio_client_loses_none_when_a_server_is_killed(first, second, data):
+    config = configured(first.url, second.url)
     kill = lambda: os.kill(second.pid, signal.SIGKILL)  # noqa: E731
     errors, states = asyncio.run(judge_async(config, data, SENT, SENT // 4, kill))
     assert errors == []
     assert [state.ejected for state in states] == [False, True]
 
 
-def test_a_drained_server_loses_no_request_and_is_not_ready_first(triton, second, data):
+def test_a_drained_server_loses_no_request_and_is_not_ready_first(first, second, data):
     seen = []
 
     def watch():
@@ -110,7 +117,7 @@ def test_a_drained_server_loses_no_request_and_is_not_ready_first(triton, second
         os.kill(second.pid, signal.SIGTERM)
         watching.start()
 
-    with DetectorClient(config=configured(triton.url, second.url)) as client:
+    with DetectorClient(config=configured(first.url, second.url)) as client:
         assert judge(client, data, SENT, SENT // 4, drain) == []
         assert second.wait() == 0
         watching.join()
@@ -141,28 +148,28 @@ backend triton
 
 
 @pytest.fixture
-def proxy(triton, second, tmp_path):
+def proxy(first, second, tmp_path):
     """Yield the address of an HAProxy that balances gRPC calls over both servers."""
     binary = shutil.which("haproxy", path=os.environ["PATH"] + ":/usr/sbin")
     if not binary:
         pytest.skip("haproxy is not installed")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    health = {"one_health": triton.ports["http"], "two_health": second.ports["http"]}
-    (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(port=port, one=triton.url, two=second.url, **health))
+    health = {"one_health": first.ports["http"], "two_health": second.ports["http"]}
+    (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(port=port, one=first.url, two=second.url, **health))
     with subprocess.Popen([binary, "-f", tmp_path / "haproxy.cfg", "-db"]) as process:
         yield f"127.0.0.1:{port}"
         process.terminate()
 
 
-def test_behind_a_proxy_the_load_is_even_and_a_killed_server_loses_no_request(triton, second, proxy, data):
+def test_behind_a_proxy_the_load_is_even_and_a_killed_server_loses_no_request(first, second, proxy, data):
     config = ClientConfig(proxy, deadline=120.0, concurrency=AT_ONCE, connection_age=2.0, backoff=0.5)
     with DetectorClient(config=config) as client:
         ends = time.monotonic() + 20
         while not client.ready(5) and time.monotonic() < ends:
             time.sleep(0.2)
-        before = verdicts(triton), verdicts(second)
+        before = verdicts(first), verdicts(second)
         assert judge(client, data, SENT) == []
-        given = verdicts(triton) - before[0], verdicts(second) - before[1]
+        given = verdicts(first) - before[0], verdicts(second) - before[1]
         assert abs(given[0] - given[1]) <= 0.1 * SENT / 2
         assert judge(client, data, SENT, SENT // 4, lambda: os.kill(second.pid, signal.SIGKILL)) == []

@@ -12,7 +12,7 @@ import pytest
 
 from veridict.client import ClientConfig, DetectorClient, InvalidImageError, UnavailableError, Verdict
 from veridict.deploy.launcher import ServerSettings, TritonServer
-from veridict.deploy.manifest import default_repository, update_manifest
+from veridict.deploy.manifest import update_manifest
 from veridict.deploy.stub_processes import find_stubs, model_of, read_state
 from veridict.loadtests.hostile.jpeg_coding import many_scans
 
@@ -26,10 +26,9 @@ def slow_file():
 
 
 @pytest.fixture(scope="module")
-def strict_server(tmp_path_factory):
+def strict_server(small_repository, tmp_path_factory):
     """A server that gives no image more than 0.15 s of processor time."""
-    repository = tmp_path_factory.mktemp("strict") / "repository"
-    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+    repository = shutil.copytree(small_repository, tmp_path_factory.mktemp("strict") / "repository")
     config = repository / "preprocess" / "config.pbtxt"
     text = config.read_text()
     start = text.index("value", text.index('key: "decode_seconds"'))

@@ -7,7 +7,7 @@ import pytest
 
 from veridict.client import ClientConfig, DetectorClient, InternalError
 from veridict.deploy.launcher import ServerSettings, TritonServer
-from veridict.deploy.manifest import default_repository, update_manifest
+from veridict.deploy.manifest import update_manifest
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -28,9 +28,8 @@ class TritonPythonModel:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory) -> Iterator[DetectorClient]:
-    repository = tmp_path_factory.mktemp("broken") / "repository"
-    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+def client(small_repository, tmp_path_factory) -> Iterator[DetectorClient]:
+    repository = shutil.copytree(small_repository, tmp_path_factory.mktemp("broken") / "repository")
     (repository / "face_cnn" / "1" / "model.py").write_text(BROKEN)
     update_manifest(repository)
     with (

@@ -56,7 +56,7 @@ def written_files(pid):
 
 
 @pytest.fixture
-def serving(tmp_path):
+def serving(small_repository, tmp_path):
     """Run ``veridict serve`` with verbose JSON logs, and folders of its own for all that it could write."""
     folders = {name: tmp_path / name for name in ("tmp", "home", "here")}
     for folder in folders.values():
@@ -64,6 +64,7 @@ def serving(tmp_path):
     environment = {**os.environ, "TMPDIR": str(folders["tmp"]), "HOME": str(folders["home"])}
     environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "veridict.deploy.command", "serve", "--log-format", "json", "--no-standby"]
+    command += ["--repository", str(small_repository)]
     command += ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--triton-option", "log-verbose=3"]
     log = tmp_path / "log"
     with (
@@ -90,20 +91,20 @@ def test_an_image_in_a_log_line_would_be_found(encode, cat, spell):
 
 @pytest.mark.live
 @pytest.mark.slow
-def test_no_image_is_in_a_log_line_or_on_the_disk(serving, encode, astronaut, coffee):
+def test_no_image_is_in_a_log_line_or_on_the_disk(serving, small_repository, encode, astronaut, coffee):
     process, url, folders, log = serving
     noise = np.random.default_rng(5).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     photo = with_comment(encode(astronaut))
     good = [photo, encode(coffee, "PNG"), encode(noise, "WEBP", quality=90)]
     bad = [photo[: len(photo) // 2], b"data:image/png;base64," + base64.b64encode(photo)[:3000], noise.tobytes()[:5000]]
-    before = files_below(*folders, default_repository())
+    before = files_below(*folders, small_repository, default_repository())
     open_files = set()
     with DetectorClient(config=ClientConfig(url, deadline=120.0)) as client:
         results = list(client.detect_many(good + bad))
         for pid in [p.pid for p in psutil.Process(process.pid).children(recursive=True)]:
             open_files |= written_files(pid)
     assert [r.error is None for r in results] == [True] * 3 + [False] * 3
-    assert files_below(*folders, default_repository()) == before
+    assert files_below(*folders, small_repository, default_repository()) == before
     assert open_files <= {str(log)}
     process.terminate()
     assert process.wait(60) == 0

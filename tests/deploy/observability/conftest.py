@@ -140,13 +140,14 @@ class Service:
             return response.read().decode()
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory):
+@pytest.fixture(scope="package")
+def service(small_repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("service")
     spans = OtlpReceiver()
     common = ["--otlp", spans.url, "--log-format", "json"]
     ports = ["--grpc-port", 0, "--http-port", 0, "--metrics-port", 0]
-    server = start(folder / "server.log", "serve", *ports, *common, "--ready-timeout", 400)
+    served = ["--repository", small_repository, "--no-standby", "--ready-timeout", 400]
+    server = start(folder / "server.log", "serve", *ports, *common, *served)
     try:
         url = server.wait_for("ready:").split()[2].rstrip(",")
         metrics = server.wait_for("metrics").split()[1].rstrip(";")

@@ -1,6 +1,7 @@
 """One supervised server for the faults that a service survives."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,8 +9,8 @@ from .service import Service
 
 
 @pytest.fixture(scope="package")
-def running_service() -> Iterator[Service]:
-    with Service() as service:
+def running_service(small_repository: Path) -> Iterator[Service]:
+    with Service("--repository", str(small_repository)) as service:
         yield service
 
 

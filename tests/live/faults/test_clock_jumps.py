@@ -11,7 +11,7 @@ import time
 import pytest
 
 from veridict.client import DeadlineError
-from veridict.deploy.manifest import default_repository, update_manifest
+from veridict.deploy.manifest import update_manifest
 
 from .service import Service
 
@@ -28,7 +28,7 @@ time.time = lambda: true_time() + float((folder / "jump").read_text())
 """
 
 
-def test_a_wall_clock_that_jumps_by_years_changes_nothing(photo, tmp_path):
+def test_a_wall_clock_that_jumps_by_years_changes_nothing(photo, small_repository, tmp_path):
     def jump(seconds):
         (tmp_path / "next").write_text(str(seconds))
         os.replace(tmp_path / "next", tmp_path / "jump")
@@ -37,7 +37,7 @@ def test_a_wall_clock_that_jumps_by_years_changes_nothing(photo, tmp_path):
     moved_clock = MOVED_CLOCK.format(folder=str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(moved_clock)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    repository = shutil.copytree(default_repository(), tmp_path / "repository")
+    repository = shutil.copytree(small_repository, tmp_path / "repository")
     for model in repository.glob("*/1/model.py"):  # a stub does not run sitecustomize
         model.write_text(moved_clock + model.read_text())
     update_manifest(repository)

@@ -57,10 +57,11 @@ def fill(path):
 
 
 @needs_mount
-def test_a_full_shared_memory_fails_large_requests_and_no_others_and_passes(photo):
+def test_a_full_shared_memory_fails_large_requests_and_no_others_and_passes(photo, small_repository):
     """In a mount namespace of its own, so that no other server of this machine is touched."""
     mount = 'mount -t tmpfs -o size=256m tmpfs /dev/shm && exec "$@"'
-    with Service("--no-standby", prefix=("unshare", "--mount", "sh", "-c", mount, "sh")) as service:
+    own_memory = ("unshare", "--mount", "sh", "-c", mount, "sh")
+    with Service("--repository", str(small_repository), "--no-standby", prefix=own_memory) as service:
         assert service.judge(photo)
         large = noise(1500, 1)
         filler = Path(f"/proc/{service.process.pid}/root/dev/shm/filler")

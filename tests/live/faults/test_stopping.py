@@ -34,8 +34,9 @@ def status_of(call):
     return "OK", ""
 
 
-def test_sigterm_with_64_requests_in_flight_answers_or_refuses_each_and_leaves_nothing(photo):
-    with Service("--no-standby") as service, open_stub(service.url) as stub:
+def test_sigterm_with_64_requests_in_flight_answers_or_refuses_each_and_leaves_nothing(photo, small_repository):
+    options = ("--repository", str(small_repository), "--no-standby")
+    with Service(*options) as service, open_stub(service.url) as stub:
         assert service.judge(photo)
         family = [service.server, *service.server.children(recursive=True)]
         request = make_request([encode_strings(photo)])

@@ -17,7 +17,8 @@ from veridict.deploy.launcher import ServerSettings, TritonServer
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
-SENT = 24
+#: So many that a server is killed or drained while most have not been sent: the servers answer fast.
+SENT = 48
 AT_ONCE = 8
 
 

@@ -13,6 +13,8 @@ from skimage import data
 
 from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import ServerSettings, TritonServer
+from veridict.deploy.manifest import default_repository, read_manifest
+from veridict.export.pipeline import Run, load_networks
 
 from .small_tower import make_small_repository
 
@@ -102,6 +104,12 @@ def triton() -> Iterator[TritonServer]:
 def detector(triton: TritonServer) -> Iterator[DetectorClient]:
     with DetectorClient(config=ClientConfig(triton.url, deadline=60.0)) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def networks() -> dict[str, Run]:
+    """The bundled networks of a verdict in this process, loaded once: for ``InProcessDetector``."""
+    return load_networks(read_manifest(default_repository()), 2)
 
 
 @pytest.fixture(scope="session")

@@ -6,20 +6,14 @@ import numpy as np
 import pytest
 
 from veridict.deploy.command import main
-from veridict.deploy.manifest import default_repository, read_manifest
+from veridict.deploy.manifest import default_repository
 from veridict.export.datasets import find_folders, read_categorised
 from veridict.export.evaluate.summary import Judged, summarise
-from veridict.export.pipeline import InProcessDetector, load_networks
+from veridict.export.pipeline import InProcessDetector
 from veridict.export.prompts import read_kinds
 from veridict.forensics import signature as sig
 
 pytestmark = [pytest.mark.datasets, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def networks():
-    """The served networks, loaded once."""
-    return load_networks(read_manifest(default_repository()), 2)
 
 
 def test_face_scores_rank_held_out_fakes_above_real_faces(datasets, networks):

@@ -14,10 +14,10 @@ from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import find_faces
 
 
-def test_report_is_self_contained_and_escaped():
+def test_report_is_self_contained_and_escaped(networks):
     files = sample_images()
     names = ["photo-cat.jpg", "generated-texture.png"]
-    verdicts = InProcessDetector(default_repository()).detect([files[n] for n in names])
+    verdicts = InProcessDetector(default_repository(), networks=networks).detect([files[n] for n in names])
     entries = [Entry(f"<b>{n}</b>", files[n], v) for n, v in zip(names, verdicts, strict=True)]
     html = render_report([*entries, Entry("broken", b"", None, "[image.empty] the image has no bytes")])
     assert "<b>photo" not in html

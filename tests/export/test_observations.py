@@ -36,8 +36,8 @@ def samples(tmp_path_factory, encode, cat):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quality", ["clean", "random"])
-def test_an_interrupted_run_resumes_after_its_last_chunk(samples, tmp_path, quality):
-    detector = InProcessDetector(default_repository(), needs_calibration=False)
+def test_an_interrupted_run_resumes_after_its_last_chunk(samples, networks, tmp_path, quality):
+    detector = InProcessDetector(default_repository(), needs_calibration=False, networks=networks)
     whole = observe_samples(Interrupted(detector), samples, quality, tmp_path / "whole", chunk=2)
     with pytest.raises(KeyboardInterrupt):
         observe_samples(Interrupted(detector, most=4), samples, quality, tmp_path / "broken", chunk=2)

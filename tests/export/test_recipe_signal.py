@@ -38,7 +38,7 @@ print(verdict.to_json())
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(small_repository, tmp_path):
     """The packages of a copy, of which only what the recipe changes is copied; returns what runs a command in it."""
     home = tmp_path / "code"
     packages = home / "veridict"
@@ -47,8 +47,7 @@ def copy(tmp_path):
         (packages / package).symlink_to(ROOT / package)
     shutil.copytree(ROOT / "forensics", packages / "forensics", ignore=shutil.ignore_patterns("__pycache__"))
     repository = tmp_path / "repository"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(default_repository(), repository, ignore=ignored)
+    shutil.copytree(small_repository, repository)
 
     def run(*arguments):
         environment = {**os.environ, "PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -106,12 +106,12 @@ def test_an_answer_of_another_calibration_is_refused(judgement, models, message)
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
+def stored(networks, tmp_path_factory):
     """A file with answers of the bundled models, one per line as ``veridict detect --json`` writes."""
     import cv2
     from skimage import data
 
-    detector = InProcessDetector(default_repository())
+    detector = InProcessDetector(default_repository(), networks=networks)
     pictures = [data.astronaut(), data.coffee(), data.chelsea()]
     files = [cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes() for picture in pictures]
     path = tmp_path_factory.mktemp("answers") / "answers.jsonl"

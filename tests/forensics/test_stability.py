@@ -170,8 +170,8 @@ def test_the_bundled_policy_checks_no_image():
     assert load_policy(repository / "fusion/1/policy.json", judgement.calibration).stability.when == "never"
 
 
-def test_bundled_models_check_every_image_where_the_policy_says_so(astronaut, encode):
-    detector = InProcessDetector(default_repository())
+def test_bundled_models_check_every_image_where_the_policy_says_so(astronaut, encode, networks):
+    detector = InProcessDetector(default_repository(), networks=networks)
     (plain,) = detector.detect([encode(astronaut)])
     detector.judgement = with_stability(detector.judgement, "always")
     (checked,) = detector.detect([encode(astronaut)])

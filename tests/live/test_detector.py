@@ -74,8 +74,8 @@ def test_a_plain_kserve_client_gets_documents_and_probabilities(triton, mixed, c
         assert document["fake_probability"] == pytest.approx(float(probability), abs=1e-6)
 
 
-def test_the_answer_is_what_the_same_stages_give_in_process(detector, mixed):
-    expected = InProcessDetector(default_repository()).detect(mixed)
+def test_the_answer_is_what_the_same_stages_give_in_process(detector, networks, mixed):
+    expected = InProcessDetector(default_repository(), networks=networks).detect(mixed)
     for data, wanted in zip(mixed, expected, strict=True):
         verdict = detector.detect(data)
         assert verdict.fake_probability == pytest.approx(wanted.fake_probability, abs=1e-4)

@@ -40,14 +40,14 @@ def ask(server, data):
 @pytest.mark.slow
 @pytest.mark.export
 @pytest.mark.parametrize("peer", [peers.FASTAPI_ONNX, peers.LITSERVE], ids=lambda peer: peer.module)
-def test_peers_with_our_functions_give_our_answer(peer, image):
+def test_peers_with_our_functions_give_our_answer(peer, image, networks):
     with start(peer) as server:
         status, body = ask(server, image)
         members = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
         with server.connect(image) as call:
             assert call() == 1
     assert status == 200
-    (wanted,) = InProcessDetector(default_repository()).detect([image])
+    (wanted,) = InProcessDetector(default_repository(), networks=networks).detect([image])
     # ONNX Runtime computes in float32 what OpenVINO computes in bfloat16 where the processor has it.
     assert json.loads(body)["fake_probability"] == pytest.approx(wanted.fake_probability, abs=0.05)
     _, alive = psutil.wait_procs(members, timeout=10)

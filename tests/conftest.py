@@ -30,19 +30,26 @@ SHARING = ("tests/live/faults", "tests/deploy/observability")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Name the group of each file for xdist; in its workers the longest groups come first."""
+    """Name the group of each file for xdist; in its workers the longest groups come first, the quick files last."""
     needed: dict[Path, str] = {}
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in EXPENSIVE:
                 needed[item.path] = EXPENSIVE[fixture]
-    groups = {}
+    groups, slow = {}, set()
     for item in items:
         folder = item.path.parent.relative_to(config.rootpath).as_posix()
         groups[item] = needed.get(item.path) or (folder if folder in SHARING else f"{folder}/{item.path.name}")
         item.add_marker(pytest.mark.xdist_group(groups[item]))
+        if item.get_closest_marker("slow"):
+            slow.add(groups[item])
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: groups[item] not in EXPENSIVE.values())
+        order = [*dict.fromkeys(EXPENSIVE.values()), *SHARING]
+        ranks = {
+            group: order.index(group) if group in order else len(order) + (group not in slow)
+            for group in groups.values()
+        }
+        items.sort(key=lambda item: ranks[groups[item]])
     yield
 
 

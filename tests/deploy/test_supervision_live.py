@@ -56,7 +56,10 @@ def wait_for(condition, seconds):
 
 def test_a_server_that_lost_a_process_is_not_ready_and_is_replaced(small_repository):
     # With a standby: tests/live/faults/test_killed_processes.py.
-    with serving("--repository", str(small_repository), "--no-standby") as (process, url), DetectorClient(url) as client:
+    with (
+        serving("--repository", str(small_repository), "--no-standby") as (process, url),
+        DetectorClient(url) as client,
+    ):
         assert client.ready()
         server = server_of(process.pid)
         kill_stub(server, "preprocess")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,34 @@ def run_network(path, tensor, rows):
     import onnxruntime
 
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {tensor.name: rows})[0]
+
+
+def without_coverage(function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function, run without this thread's trace function."""
+
+    def call(*arguments: object, **options: object) -> object:
+        trace = sys.gettrace()
+        sys.settrace(None)
+        try:
+            return function(*arguments, **options)
+        finally:
+            sys.settrace(trace)
+
+    return call
+
+
+@pytest.fixture(scope="session", autouse=True)
+def untraced_export() -> Iterator[None]:
+    """Have coverage look away while torch traces a network.
+
+    That is a hundred million calls inside torch, which coverage would be told of one by one, and of our lines only the
+    networks' ``forward``, which PyTorch runs for the comparison as well.
+    """
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", without_coverage(torch.onnx.export))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import shutil
 import subprocess
@@ -50,13 +51,19 @@ def render_text(folder: str) -> str:
     return done.stdout
 
 
+@functools.cache
+def parse(folder: str) -> list[Document]:
+    """Return the rendered documents of a folder, read once: PyYAML takes half a second for an overlay."""
+    return [d for d in yaml.safe_load_all(render_text(folder)) if d]
+
+
 class Overlay:
     """The rendered documents of one overlay."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.text = render_text(folder)
-        self.documents: list[Document] = [d for d in yaml.safe_load_all(self.text) if d]
+        self.documents = copy.deepcopy(parse(folder))
 
     def kind(self, kind: str) -> dict[str, Document]:
         """Return the documents of a kind by name."""

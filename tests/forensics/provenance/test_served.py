@@ -6,7 +6,7 @@ import pytest
 
 from veridict.client import ClientConfig, DetectorClient
 from veridict.deploy.launcher import LaunchError, ServerSettings, TritonServer
-from veridict.deploy.manifest import default_repository, update_manifest
+from veridict.deploy.manifest import update_manifest
 
 from .conftest import created, sign, with_text
 
@@ -29,9 +29,8 @@ def test_answers_say_where_a_file_comes_from(detector, chain, encode, cat):
 
 
 @pytest.mark.slow
-def test_a_server_trusts_whom_its_trust_list_names(tmp_path, chain, encode, cat):
-    repository = tmp_path / "repository"
-    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+def test_a_server_trusts_whom_its_trust_list_names(small_repository, tmp_path, chain, encode, cat):
+    repository = shutil.copytree(small_repository, tmp_path / "repository")
     configuration = repository / "preprocess" / "config.pbtxt"
     before = 'key: "trust_list"\n  value { string_value: "" }'
     assert before in configuration.read_text()

@@ -26,13 +26,14 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/veridict serve
 
-# As many processes as cores, four at most: each has servers of its own, about 10 GB of memory when all tests run, so
-# `make test` uses one process; make test 'PARALLEL=$(SEVERAL)' uses several. tests/conftest.py says which files stay together.
-SEVERAL := -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# As many processes as cores, up to a number; tests/conftest.py says which files stay together. All tests together need
+# up to 8 GB of memory in each process, so `make test` uses two at most; make test PARALLEL= uses one.
+SEVERAL := -n logical --dist loadgroup --no-loadscope-reorder --maxprocesses
+PARALLEL ?= $(SEVERAL) 2
 
 # For daily work: everything but the tests marked slow.
 check: $(VENV)/.dev lint
-	$(BIN)/python -m pytest $(SEVERAL) -m "not slow"
+	$(BIN)/python -m pytest $(SEVERAL) 4 -m "not slow"
 
 # Everything, with the coverage of all packages: child processes and Triton's Python models are measured too.
 test: $(VENV)/.dev lint

@@ -11,7 +11,6 @@ import torch
 from safetensors.numpy import load_file
 
 from veridict.deploy.command import main
-from veridict.deploy.manifest import default_repository
 from veridict.deploy.repository import CALIBRATION, check_repository
 from veridict.export.datasets import find_folders
 from veridict.export.models.face_cnn import FaceCNN
@@ -165,9 +164,8 @@ def test_cells_of_pictures_in_one_are_labelled(folders, tmp_path):
         train_face_cnn(settings(folders, tmp_path, 1, whole_fakes=("nowhere",)))
 
 
-def test_calibration_and_evaluation_by_command(folders, tmp_path, capsys, monkeypatch):
-    repository = tmp_path / "repository"
-    shutil.copytree(default_repository(), repository, ignore=shutil.ignore_patterns("__pycache__"))
+def test_calibration_and_evaluation_by_command(folders, small_repository, tmp_path, capsys, monkeypatch):
+    repository = shutil.copytree(small_repository, tmp_path / "repository")
     manifest = folders / "labelled.csv"
     lines = ["file,label,split,source,kind,caption,group"]
     for path in sorted(folders.rglob("*.jpg")):

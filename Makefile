@@ -26,8 +26,8 @@ demo: $(VENV)/.serve
 serve: $(VENV)/.serve
 	$(BIN)/veridict serve
 
-# As many processes as cores, up to a number; tests/conftest.py says which files stay together. All tests together need
-# up to 8 GB of memory in each process, so `make test` uses two at most; make test PARALLEL= uses one.
+# As many processes as cores, up to a number; tests/conftest.py says which files stay together. All tests in two processes
+# took 14 GB of memory, so `make test` uses two at most; make test PARALLEL= uses one.
 SEVERAL := -n logical --dist loadgroup --no-loadscope-reorder --maxprocesses
 PARALLEL ?= $(SEVERAL) 2
 

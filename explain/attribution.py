@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class Budget:
 
     ``steps``: gradient evaluations of integrated gradients. ``samples``: perturbed images that SHAP and LIME may
     score. ``seconds``: wall time without pauses for verdicts, after which the method stops with
-    ``explain.over_budget``.
+    ``explain.over_budget``. Integrated gradients stops refining before that.
     """
 
     steps: int = 256
@@ -69,6 +70,11 @@ class Cancellation:
     def cancel(self) -> None:
         """Make the next :meth:`check` raise."""
         self._event.set()
+
+    @property
+    def remaining(self) -> float:
+        """Return the seconds until the method is over its budget; infinite without a limit."""
+        return math.inf if self._ends is None else self._ends + self.waited - time.monotonic()
 
     @property
     def cancelled(self) -> bool:

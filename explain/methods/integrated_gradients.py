@@ -23,16 +23,23 @@ from .results import network_result
 #: Refining stops when the sum of the attributions differs from the output difference by at most this share of it.
 TOLERANCE = 0.008
 _STEPS = 8
+#: Seconds that must be left for a refinement, in times of the slowest segment: two segments, the figures and a margin.
+_RESERVE = 5
 
 
 def integrate(
-    forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, baseline: torch.Tensor, steps: int
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    baseline: torch.Tensor,
+    steps: int,
+    cancellation: Cancellation,
 ) -> tuple[torch.Tensor, dict[str, float]]:
     """Return the attributions, shaped as ``pixels`` [1, H, W, 3], and the completeness figures.
 
     The straight path from ``baseline`` to ``pixels`` is cut into segments. Captum integrates each with 8 Gauss-Legendre
     nodes. The segment with the largest completeness error is halved again and again, until the whole is complete within
-    :data:`TOLERANCE` or ``steps`` gradients are spent. A segment's error is known exactly, because the network is
+    :data:`TOLERANCE`, ``steps`` gradients are spent, or the seconds of ``cancellation`` would not suffice for more; the
+    figures say how complete it is. A segment's error is known exactly, because the network is
     evaluated at both of its ends.
 
     A fixed number of nodes is not enough: a network with ReLU6 and clamped residuals bends sharply near the baseline,
@@ -42,6 +49,9 @@ def integrate(
 
     def at(share: float) -> torch.Tensor:
         return baseline + share * (pixels - baseline)
+
+    def clock() -> float:
+        return time.monotonic() - cancellation.waited  # pauses for verdicts do not count
 
     def score(share: float) -> float:
         with torch.no_grad():
@@ -54,7 +64,9 @@ def integrate(
         return -abs(error), low, (high, f_low, f_high, error, part)
 
     first, last = score(0.0), score(1.0)
+    started = clock()
     segments = [segment(0.0, 1.0, first, last)]
+    slowest = clock() - started
     used = _STEPS
     while used + 2 * _STEPS <= steps:
         total = sum(entry[2][3] for entry in segments)
@@ -62,12 +74,16 @@ def integrate(
         # In two or three segments, errors of opposite sign may cancel by chance; the bounded spread prevents that.
         if abs(total) <= TOLERANCE * abs(last - first) and spread <= 0.2 * abs(last - first):
             break
+        if cancellation.remaining < _RESERVE * slowest:
+            break
+        started = clock()
         _, low, (high, f_low, f_high, _, _) = heapq.heappop(segments)
         middle = (low + high) / 2
         f_middle = score(middle)
         heapq.heappush(segments, segment(low, middle, f_low, f_middle))
         heapq.heappush(segments, segment(middle, high, f_middle, f_high))
         used += 2 * _STEPS
+        slowest = max(slowest, (clock() - started) / 2)
     attributions = torch.stack([entry[2][4] for entry in segments]).sum(dim=0)
     delta = last - first - float(attributions.double().sum())
     difference = last - first
@@ -86,7 +102,7 @@ def explain_module(
     pixels = to_tensor(subject.crop if model == "face_cnn" else subject.view)
     forward = cancellable(module, cancellation)
     baseline = mean_baseline(pixels)
-    attributions, figures = integrate(forward, pixels, baseline, budget.steps)
+    attributions, figures = integrate(forward, pixels, baseline, budget.steps, cancellation)
     with torch.no_grad():
         score = float(forward(pixels))
     return network_result(

@@ -61,7 +61,8 @@ class Cancellation:
 
     def __init__(self, seconds: float | None = None, limiter: DutyCycleLimiter | None = None) -> None:
         """Start the clock; without ``seconds`` only :meth:`cancel` stops the method. ``limiter`` decides on pauses."""
-        self._ends = None if seconds is None else time.monotonic() + seconds
+        self._started = time.monotonic()
+        self._seconds = math.inf if seconds is None else seconds
         self._event = threading.Event()
         self._limiter = limiter
         #: Seconds paused so far; they do not count as the method's seconds.
@@ -72,9 +73,14 @@ class Cancellation:
         self._event.set()
 
     @property
+    def elapsed(self) -> float:
+        """Return the method's seconds so far, without pauses."""
+        return time.monotonic() - self._started - self.waited
+
+    @property
     def remaining(self) -> float:
         """Return the seconds until the method is over its budget; infinite without a limit."""
-        return math.inf if self._ends is None else self._ends + self.waited - time.monotonic()
+        return self._seconds - self.elapsed
 
     @property
     def cancelled(self) -> bool:
@@ -95,7 +101,7 @@ class Cancellation:
     def _raise_if_over(self) -> None:
         if self._event.is_set():
             raise ExplainError("explain.cancelled")
-        if self._ends is not None and time.monotonic() > self._ends + self.waited:
+        if self.remaining < 0:
             raise ExplainError("explain.over_budget")
 
 

@@ -6,6 +6,7 @@ answer's contract and is never renamed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -61,8 +62,9 @@ class Judged:
 
     @property
     def suspicion(self) -> float:
-        """Return the highest fake probability of the faces in an image called real, otherwise 0."""
-        return max((face.fake_probability for face in self.faces), default=0.0) if self.verdict == "real" else 0.0
+        """Return the highest fake probability of the faces in an image called real; -inf if there is no such face."""
+        faces = self.faces if self.verdict == "real" else ()
+        return max((face.fake_probability for face in faces), default=-math.inf)
 
     @property
     def near_threshold(self) -> bool:
@@ -93,7 +95,7 @@ DOUBTS = (
     ),
     Doubt(
         "face_against_verdict",
-        lambda judged: judged.suspicion >= judged.policy.face > 0.0,
+        lambda judged: judged.suspicion >= judged.policy.face,
         "one of its faces is called fake",
     ),
     Doubt(

@@ -39,8 +39,8 @@ def integrate(
     The straight path from ``baseline`` to ``pixels`` is cut into segments. Captum integrates each with 8 Gauss-Legendre
     nodes. The segment with the largest completeness error is halved again and again, until the whole is complete within
     :data:`TOLERANCE`, ``steps`` gradients are spent, or the seconds of ``cancellation`` would not suffice for more; the
-    figures say how complete it is. A segment's error is known exactly, because the network is
-    evaluated at both of its ends.
+    figures say how complete it is. A segment's error is known exactly, because the network is evaluated at both of its
+    ends.
 
     A fixed number of nodes is not enough: a network with ReLU6 and clamped residuals bends sharply near the baseline,
     and 50 or 100 fixed nodes missed the output difference by 1 to 30%.
@@ -49,9 +49,6 @@ def integrate(
 
     def at(share: float) -> torch.Tensor:
         return baseline + share * (pixels - baseline)
-
-    def clock() -> float:
-        return time.monotonic() - cancellation.waited  # pauses for verdicts do not count
 
     def score(share: float) -> float:
         with torch.no_grad():
@@ -64,9 +61,9 @@ def integrate(
         return -abs(error), low, (high, f_low, f_high, error, part)
 
     first, last = score(0.0), score(1.0)
-    started = clock()
+    started = cancellation.elapsed
     segments = [segment(0.0, 1.0, first, last)]
-    slowest = clock() - started
+    slowest = cancellation.elapsed - started
     used = _STEPS
     while used + 2 * _STEPS <= steps:
         total = sum(entry[2][3] for entry in segments)
@@ -76,14 +73,14 @@ def integrate(
             break
         if cancellation.remaining < _RESERVE * slowest:
             break
-        started = clock()
+        started = cancellation.elapsed
         _, low, (high, f_low, f_high, _, _) = heapq.heappop(segments)
         middle = (low + high) / 2
         f_middle = score(middle)
         heapq.heappush(segments, segment(low, middle, f_low, f_middle))
         heapq.heappush(segments, segment(middle, high, f_middle, f_high))
         used += 2 * _STEPS
-        slowest = max(slowest, (clock() - started) / 2)
+        slowest = max(slowest, (cancellation.elapsed - started) / 2)
     attributions = torch.stack([entry[2][4] for entry in segments]).sum(dim=0)
     delta = last - first - float(attributions.double().sum())
     difference = last - first

@@ -51,16 +51,19 @@ def _least_margin(margins: Float64Array, right: BoolArray) -> float:
     order = order[margins[order] >= 0]
     if not len(order):
         return 0.0
-    accuracy = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
+    accuracy = _running_accuracy(right[order])
     enough = np.flatnonzero(accuracy >= HIGH_ACCURACY)
     if not len(enough):
         return float(margins[order[0]]) + 1e-6
     return float(margins[order[enough[-1]]])
 
 
-def choose_undecided_face(
-    fusion: Fusion, bands: dict[str, tuple[float, float]], table: Table, logits: Float64Array
-) -> float:
+def _running_accuracy(right: BoolArray) -> Float64Array:
+    """Return the share of right ones among the first 1, 2, ... N."""
+    return np.asarray(np.cumsum(right) / np.arange(1, len(right) + 1))
+
+
+def choose_undecided_face(bands: dict[str, tuple[float, float]], table: Table, logits: Float64Array) -> float:
     """Return the fake probability of a face from which the verdict real has low confidence; 1 if there is none.
 
     Of the images called real outside the uncertain band whose most suspicious face is at least so suspicious, fewer
@@ -68,8 +71,8 @@ def choose_undecided_face(
     """
     faces = np.array([values.get("face", np.nan) for values in table.values])
     below = np.array([sigmoid(float(logit)) < bands[kind][0] for logit, kind in zip(logits, table.kinds, strict=True)])
-    rows = np.flatnonzero(below & (logits < fusion.thresholds(table)) & ~np.isnan(faces))
+    rows = np.flatnonzero(below & ~np.isnan(faces))
     order = rows[np.argsort(-faces[rows], kind="stable")]
-    accuracy = np.cumsum(table.labels[order] == 0) / np.arange(1, len(order) + 1)
+    accuracy = _running_accuracy(table.labels[order] == 0)
     wrong = np.flatnonzero(accuracy[_FEWEST - 1 :] < PROMISED) + _FEWEST - 1
     return sigmoid(float(faces[order[wrong[-1]]])) if len(wrong) else 1.0

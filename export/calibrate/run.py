@@ -39,7 +39,7 @@ from .observations import RANDOM, observe_samples
 from .out_of_fold import cross_fit, family_folds, head_key, keep_scores, outcomes, without_head_only
 from .percentiles import photograph_percentiles
 from .settings import CalibrateSettings
-from .token_head import ROWS_AT_ONCE, HeadSettings, Tokens, fit_head, save_head, to_views
+from .token_head import HeadSettings, Tokens, fit_head, in_parts, save_head, to_views
 
 #: Share of the images (in all qualities) that count as like those of the training.
 _USUAL = 0.998
@@ -83,7 +83,7 @@ def calibrate(settings: CalibrateSettings) -> dict[str, Any]:
     logits = cross_fit(table, fold)
     fusion = choose_thresholds(fit_fusion(table), table, logits)
     bands = choose_bands(fusion, table, logits, kind_of_category().values())
-    undecided = choose_undecided_face(fusion, bands, table, logits)
+    undecided = choose_undecided_face(bands, table, logits)
     report = report_outcomes(outcomes(fusion, bands, undecided, table, logits))
     head = (settings.repository / CALIBRATION).with_name(HEAD_FILE)
     if head_key(head) != key:  # else the file has learnt from the same data
@@ -148,9 +148,8 @@ def unusual_from(head: Path, tokens: Tokens) -> float:
     """Return the unusualness that nearly all images, in all qualities, stay below."""
     served = load_token_head(head)
     flat = tokens.views.reshape(-1, *tokens.views.shape[2:])
-    parts = (flat[start : start + ROWS_AT_ONCE] for start in range(0, len(flat), ROWS_AT_ONCE))
-    found = [unusualness(standardise(part, served.mean, served.scale)) for part in parts]
-    return float(np.quantile(np.concatenate(found), _USUAL))
+    found = in_parts(flat, lambda part: unusualness(standardise(part, served.mean, served.scale)))
+    return float(np.quantile(found, _USUAL))
 
 
 def _fitted_key(seen: Observed, settings: HeadSettings, labelled: Sequence[Sample]) -> str:

@@ -25,7 +25,7 @@ from veridict.forensics.token_head import TokenHead, standardise, to_bytes, to_t
 from ..files import replacing
 
 #: Rows that are computed at once.
-ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 4096
 #: Most rows from which the principal components are computed.
 _COMPONENT_ROWS = 16384
 
@@ -74,8 +74,8 @@ def standardisation(data: Tokens) -> tuple[Float32Array, Float32Array]:
     flat = data.views.reshape(-1, *data.views.shape[2:])
     mean = flat.mean(axis=0, dtype=np.float64)
     square = np.zeros_like(mean)
-    for start in range(0, len(flat), ROWS_AT_ONCE):  # in chunks: a float64 copy of everything needs too much memory
-        square += np.square(flat[start : start + ROWS_AT_ONCE].astype(np.float32) - mean).sum(axis=0)
+    for start in range(0, len(flat), _ROWS_AT_ONCE):  # in chunks: a float64 copy of everything needs too much memory
+        square += np.square(flat[start : start + _ROWS_AT_ONCE].astype(np.float32) - mean).sum(axis=0)
     return mean.astype(np.float32), np.sqrt(square / len(flat) + 1e-12).astype(np.float32) + np.float32(1e-6)
 
 
@@ -113,7 +113,7 @@ def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 
     rows = standardise(flat[rng.permutation(len(flat))[:_COMPONENT_ROWS]], mean, scale)
     components = _rounded(_principal_components(rows, settings.components, seed))
     variance = float((rows @ components.T).var(axis=0).sum())
-    reduced = _in_parts(flat, lambda part: standardise(part, mean, scale) @ components.T)
+    reduced = in_parts(flat, lambda part: standardise(part, mean, scale) @ components.T)
     # Landmarks are files as they are (the first quality): degraded ones cost 0.003 AUC on sources left out.
     images = rng.permutation(count)[: settings.landmarks]
     landmarks = _rounded(reduced[images * views].T).T
@@ -123,8 +123,8 @@ def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 
     roots = np.sqrt(np.repeat(source_weights(data.labels, data.sources) * count / 2 / views, views))
     system = settings.ridge * blank.kernel(landmarks).astype(np.float64)
     right = np.zeros(len(landmarks))
-    for start in range(0, len(flat), ROWS_AT_ONCE):
-        part = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(flat), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
         root = roots[part].astype(np.float32)
         values = blank.kernel(reduced[part]) * root[:, None]
         system += values.T @ values
@@ -137,9 +137,11 @@ def fit_head(data: Tokens, settings: HeadSettings = HeadSettings(), seed: int = 
     return FittedHead(head, reduced, roots, targets, images, factor, half_solved)
 
 
-def _in_parts(rows: Float16Array, compute: Callable[[Float16Array], Float32Array]) -> Float32Array:
+def in_parts(rows: Float16Array, compute: Callable[[Float16Array], Float32Array]) -> Float32Array:
     """Return ``compute`` of all rows; a part of them at once, because memory would not hold all in single precision."""
-    return np.concatenate([compute(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)])
+    return np.concatenate(
+        [compute(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)]
+    )
 
 
 def _principal_components(rows: Float32Array, count: int, seed: int) -> Float32Array:
@@ -158,7 +160,7 @@ def _rounded(rows: Float32Array) -> Float32Array:
 
 def score_rows(head: TokenHead, tokens: Float16Array) -> Float32Array:
     """Return the head's scores [N] of tokens [N, K, W]."""
-    return _in_parts(tokens, lambda part: head.score(part)[0])
+    return in_parts(tokens, lambda part: head.score(part)[0])
 
 
 def save_head(path: Path, head: TokenHead, metadata: dict[str, str]) -> None:

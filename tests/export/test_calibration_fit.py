@@ -132,14 +132,14 @@ class TestFusion:
         turned[[i for i, row in enumerate(values) if row["face"] > -1.0][::7]] = 1
         table = replace(table, values=values, labels=turned, kinds=("photograph",) * len(values))
         logits = np.full(len(values), to_logit(bands["photograph"][0]) - 1.0)
-        bound = choose_undecided_face(fusion, bands, table, logits)
+        bound = choose_undecided_face(bands, table, logits)
         right = [label == 0 for row, label in zip(values, turned, strict=True) if sigmoid(row["face"]) >= bound]
         assert sigmoid(-2.4) < bound < sigmoid(-2.1)
         assert 0.895 < np.mean(right) < PROMISED
         found = outcomes(fusion, bands, bound, table, logits)
         assert [o.sure for o in found] == [sigmoid(row["face"]) < bound for row in values]
         calm = replace(table, labels=np.zeros_like(turned))
-        assert choose_undecided_face(fusion, bands, calm, logits) == 1.0
+        assert choose_undecided_face(bands, calm, logits) == 1.0
         alone = replace(calm, values=tuple({"tokens": 0.0} for _ in values))
-        assert choose_undecided_face(fusion, bands, alone, logits) == 1.0
+        assert choose_undecided_face(bands, alone, logits) == 1.0
         assert all(o.sure for o in outcomes(fusion, bands, 0.0001, alone, logits))

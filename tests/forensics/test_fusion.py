@@ -83,6 +83,9 @@ def test_a_face_called_fake_leaves_no_confident_real(judgement):
         assert "traces of generation or swapping (0.97)" in verdict.explanation
         assert "a person should look" in verdict.explanation
     assert "face_against_verdict" not in judge(judgement, faces=[-4.0]).doubts
+    strictest = replace(judgement, policy=replace(judgement.policy, face=0.0))
+    assert "face_against_verdict" in judge(strictest, (1.0, 0.0, 0.0), faces=[-40.0], tokens=(1.0, 0.0)).doubts
+    assert "face_against_verdict" not in judge(strictest, (1.0, 0.0, 0.0), tokens=(1.0, 0.0)).doubts
 
 
 def test_an_undecided_face_leaves_no_confident_real(judgement):

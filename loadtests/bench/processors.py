@@ -50,6 +50,7 @@ class Processor:
 
 PROCESSORS = (
     Processor("this machine"),
+    Processor("AVX-512 with byte dot products and bfloat16", "AVX512_CORE_BF16", "avx512_bf16", "int8_bf16"),
     Processor("AVX-512 with byte dot products", "AVX512_CORE_VNNI", "avx512_vnni", "int8"),
     Processor("AVX-512 without", "AVX512_CORE", "avx512bw", "f32"),
     Processor("AVX2 with byte dot products", "AVX2_VNNI", "avx_vnni", "int8"),

@@ -14,12 +14,19 @@ from veridict.deploy.serving.openvino_runtime import Network, best_precision
 #: oneDNN, which computes for OpenVINO, can be held to an older processor's instructions.
 PROCESSORS = {
     "native": ("", ""),
+    "AVX-512 with byte dot products and bfloat16": ("AVX512_CORE_BF16", "int8_bf16"),
     "AVX-512 with byte dot products": ("AVX512_CORE_VNNI", "int8"),
     "AVX-512 without": ("AVX512_CORE", "f32"),
     "AVX2 with byte dot products": ("AVX2_VNNI", "int8"),
     "AVX2": ("AVX2", "f32"),
 }
-FLAGS = {"AVX512_CORE_VNNI": "avx512_vnni", "AVX512_CORE": "avx512bw", "AVX2_VNNI": "avx_vnni", "AVX2": "avx2"}
+FLAGS = {
+    "AVX512_CORE_BF16": "avx512_bf16",
+    "AVX512_CORE_VNNI": "avx512_vnni",
+    "AVX512_CORE": "avx512bw",
+    "AVX2_VNNI": "avx_vnni",
+    "AVX2": "avx2",
+}
 
 SCRIPT = """
 import sys

@@ -24,12 +24,14 @@ MANIFEST = "manifest.json"
 ENGINE_FILES = {"cpu": "model.onnx", "gpu": "model.plan"}
 #: Served by the CPU profile in place of ``model.onnx`` where the export made one.
 INT8_GRAPH = "model.int8.onnx"
+#: The same with the linear layers in integers that suit AVX2; the CPU profile runs it where nothing better is offered.
+W7A8_GRAPH = "model.w7a8.onnx"
 #: What an engine is built from: the same network with half-precision casts in the graph.
 FP16_GRAPH = "model.fp16.onnx"
 #: What an fp8 engine is built from: the half-precision graph with its matrix products in fp8.
 FP8_GRAPH = "model.fp8.onnx"
 #: What may be in the same folder as ``model.onnx``, made of the same weights: engines, graphs of another precision.
-DERIVED_FILES = (ENGINE_FILES["gpu"], "model.rtx", INT8_GRAPH, FP16_GRAPH, FP8_GRAPH)
+DERIVED_FILES = (ENGINE_FILES["gpu"], "model.rtx", INT8_GRAPH, W7A8_GRAPH, FP16_GRAPH, FP8_GRAPH)
 #: The network that ``preprocess`` runs itself. Its graph lies in the package, since clients of the functions use it
 #: too.
 FACE_FINDER = "face_finder"
@@ -168,7 +170,11 @@ def write_manifest(repository: Path, source: dict[str, Any], weights: Mapping[st
     }
     for name in ENGINES:
         folder = repository / name / "1"
-        graphs = {"cpu": cpu_graph(folder), "gpu": folder / ENGINE_FILES["gpu"]}
+        graphs = {
+            "cpu": cpu_graph(folder),
+            "cpu_w7a8": folder / W7A8_GRAPH,
+            "gpu": folder / ENGINE_FILES["gpu"],
+        }
         config = repository / name / "config.pbtxt"
         outputs = read_model_config(config).output if config.exists() else []
         digest, weight_files = weights.get(name, ("", ()))

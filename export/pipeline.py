@@ -13,7 +13,7 @@ import numpy as np
 
 from veridict.deploy.manifest import FACE_FINDER, Manifest, read_manifest
 from veridict.deploy.repository import check_repository, load_judgement
-from veridict.deploy.serving.openvino_runtime import Network
+from veridict.deploy.serving.cpu_runtime import load_network
 from veridict.forensics import signature as sig
 from veridict.forensics.allocation import keep_freed_memory
 from veridict.forensics.arrays import AnyArray, Float32Array, Pixels
@@ -36,7 +36,7 @@ def load_networks(manifest: Manifest, threads: int) -> dict[str, Run]:
         RepositoryError: the manifest names no graph for the CPU profile.
     """
     names = (sig.CLIP_IMAGE.name, sig.FACE_CNN.name)
-    return {name: Network(manifest.graph(name, "cpu"), threads) for name in names}
+    return {name: load_network(manifest.graph(name, "cpu"), threads) for name in names}
 
 
 class InProcessDetector:

@@ -1,18 +1,12 @@
-"""Runs the CPU profile's ONNX graphs in OpenVINO: one row per inference, one stream of one thread per core.
+"""Runs ONNX graphs in OpenVINO: one row per inference, one stream of one thread per core.
 
 **A row's result does not depend on the other rows.** Every inference has exactly one row and one thread, so an image
 gets the same answer alone, in a batch of any size and at any place in it, on every processor. Graphs compiled for
 several rows break this on processors without byte dot products (0.5141 alone, 0.5164 in a batch).
-
-**The precision depends on the processor** (:func:`best_precision`; ``veridict bench --processors`` measures all of
-them). With matrix instructions for bfloat16 (AMX): bfloat16. Else, with byte dot products (VNNI): weights stay int8,
-the activations of each token are quantised at run time in groups of 128 features, and the rest is computed in bfloat16
-where the processor has it. Else bfloat16, and without that float32.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from functools import cache
 from pathlib import Path
@@ -22,7 +16,10 @@ import numpy as np
 
 from veridict.forensics.arrays import AnyArray, Float32Array
 
+from .processor import usable_cores
 
+#: The precisions of :class:`Network`.
+PRECISIONS = ("bf16", "int8", "int8_bf16", "f32")
 #: Features of a token that share one scale in int8, so that the few very large features of a transformer do not spoil
 #: the others. Measured for ViT-B/16 on an AMD EPYC: 32, 64, 128 and 192 features give 2.1, 2.4, 2.5 and 2.5 times the
 #: rate of float32, and mean cosines of the embedding of 0.9998, 0.9996, 0.9991 and less.
@@ -39,11 +36,6 @@ def _core() -> Any:
     import openvino
 
     return openvino.Core()
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fold_weights(graph: Any) -> int:
@@ -74,18 +66,9 @@ def fold_weights(graph: Any) -> int:
     return folded
 
 
-def best_precision() -> str:
-    """Return how this processor computes large matrix products best, one of the precisions of :class:`Network`."""
-    has_bfloat16 = "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
-    except OSError:
-        flags = set()
-    if has_bfloat16 and "amx_bf16" in flags:
-        return "bf16"
-    if flags & {"avx512_vnni", "avx_vnni"}:  # without AMX, bfloat16 has half the rate of byte dot products
-        return "int8_bf16" if has_bfloat16 else "int8"
-    return "bf16" if has_bfloat16 else "f32"
+def has_bfloat16() -> bool:
+    """Return whether this processor computes in bfloat16."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Network:
@@ -93,10 +76,10 @@ class Network:
 
     ``threads`` is the number of streams, 0 for one per core. ``precision`` is that of what the graph does not quantise
     itself: ``bf16``; ``int8`` (weights that are stored as int8, with the rest in float32); ``int8_bf16`` (the same with
-    the rest in bfloat16); or ``f32``. "" stands for :func:`best_precision`.
+    the rest in bfloat16); or ``f32``.
     """
 
-    def __init__(self, path: Path, threads: int = 0, precision: str = "") -> None:
+    def __init__(self, path: Path, threads: int = 0, precision: str = "f32") -> None:
         """Compile the graph and run it once on every stream."""
         self.streams = threads or usable_cores()
         properties: dict[str, object] = {
@@ -105,7 +88,6 @@ class Network:
             # Several processes share the cores; if each pinned its threads, all would run on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        precision = precision or best_precision()
         properties["INFERENCE_PRECISION_HINT"] = "bf16" if precision.endswith("bf16") else "f32"
         graph = _core().read_model(path)
         if precision.startswith("int8"):

@@ -30,7 +30,7 @@ from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingReques
 from .in_flight import InFlightLimiter
 from .metrics_buffer import MetricsBuffer
 from .networks import Networks, ServerStopping
-from .openvino_runtime import usable_cores
+from .processor import usable_cores
 from .prepare_pool import ForkServer, PreparePool
 from .prepare_process import ProcessFailed, ProcessSettings
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from veridict.deploy.manifest import DERIVED_FILES, FP8_GRAPH, FP16_GRAPH, INT8_GRAPH
+from veridict.deploy.manifest import DERIVED_FILES, FP8_GRAPH, FP16_GRAPH, INT8_GRAPH, W7A8_GRAPH
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
 from veridict.forensics.views import clip_view
@@ -24,6 +24,7 @@ from .onnx_export import export_onnx, networks, run_module
 from .parity import Parity, ParityError, compare
 from .quantise import quantise, quantise_fp8
 from .settings import Exported, ExportError, ExportSettings
+from .smoothquant import write_w7a8
 
 
 def write_networks(
@@ -48,6 +49,8 @@ def write_networks(
         shards = install_shards(folder, bundled) if model is sig.CLIP_IMAGE else ()
         folder.mkdir(parents=True, exist_ok=True)
         parities += export_onnx(module, example, model, folder / "model.onnx", shards=shards)
+        if model is sig.CLIP_IMAGE:
+            parities += _write_w7a8(folder, model, progress)
         if settings.engine is not None:
             compared, engine = _write_engine(settings, settings.engine, module, example, model, progress)
             parities += compared
@@ -121,6 +124,15 @@ def _gate_engine(
     except ParityError:
         path.unlink()
         raise
+
+
+def _write_w7a8(folder: Path, model: sig.Model, progress: Callable[[str], None]) -> list[Parity]:
+    """Write the graph for CPUs with AVX2 alone where it is close enough; without it they compute in float32."""
+    try:
+        return write_w7a8(folder / "model.onnx", model, folder / W7A8_GRAPH)
+    except (ParityError, ValueError) as error:
+        progress(f"  no integers for CPUs with AVX2 alone: {error}")
+        return []
 
 
 def _write_int8(settings: ExportSettings, progress: Callable[[str], None]) -> list[Parity]:

@@ -13,7 +13,7 @@ from veridict.forensics.arrays import AnyArray, Float32Array, Int64Array
 from veridict.forensics.onnx_runtime import disable_telemetry
 
 #: Precision -> the lowest cosine allowed between a row of the artefact and the same row of its source.
-LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99}
+LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99, "w7a8": 0.98}
 
 
 class ParityError(RuntimeError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from veridict.deploy.serving.openvino_runtime import Network
+from veridict.deploy.serving.cpu_runtime import load_network
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
 from veridict.forensics.onnx_runtime import disable_telemetry
@@ -90,7 +90,7 @@ def quantise(source: Path, model: sig.Model, images: Pixels, path: Path) -> list
             _quantise(source, model, calibrating, partial, kept)
             try:
                 # Compared as it is served: in the CPU profile's runtime, with bfloat16 where the processor has it.
-                parities = compare(model, "int8", expected, Network(partial)(held_out))
+                parities = compare(model, "int8", expected, load_network(partial)(held_out))
                 break
             except ParityError:
                 if kept == _KEPT_IN_FLOAT[-1]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.deploy.manifest import ENGINE_FILES, INT8_GRAPH, cpu_graph
-from veridict.deploy.serving.openvino_runtime import Network
+from veridict.deploy.serving.cpu_runtime import load_network
 from veridict.export.pipeline import Run
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import AnyArray
@@ -28,7 +28,7 @@ def load_runtimes(folder: Path, threads: int, cuda: bool) -> dict[str, Run]:
     runs: dict[str, Run] = {FLOAT: load_session(folder / ENGINE_FILES["cpu"], threads)}
     if (folder / INT8_GRAPH).exists():
         runs[INT8] = load_session(folder / INT8_GRAPH, threads)
-    runs[SERVED] = Network(cpu_graph(folder), threads)
+    runs[SERVED] = load_network(cpu_graph(folder), threads)
     if cuda:
         runs[GPU] = load_session(folder / ENGINE_FILES["cpu"], threads, cuda=True)
     return runs

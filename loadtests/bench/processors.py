@@ -2,8 +2,8 @@
 
 oneDNN, which OpenVINO computes with, can be limited to an older processor's instructions (``ONEDNN_MAX_CPU_ISA``), so
 one machine can stand for several. Each kind is measured in a process of its own, float32 and the served precision in
-turn, on the same images. ONNX Runtime cannot be limited so; its fp32 graph is measured with the machine's own
-instructions only.
+turn, on the same images. ONNX Runtime cannot be limited so: its fp32 graph, and the integers that processors without
+byte dot products are served, are measured with the machine's own instructions only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ import numpy as np
 
 from veridict.deploy.manifest import ENGINE_FILES, cpu_graph
 from veridict.deploy.repository import CALIBRATION
-from veridict.deploy.serving.openvino_runtime import Network, best_precision, usable_cores
+from veridict.deploy.serving.cpu_runtime import best_precision, load_network
+from veridict.deploy.serving.openvino_runtime import Network
+from veridict.deploy.serving.processor import usable_cores
 from veridict.export.pipeline import Run
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
@@ -52,9 +54,7 @@ PROCESSORS = (
     Processor("this machine"),
     Processor("AVX-512 with byte dot products and bfloat16", "AVX512_CORE_BF16", "avx512_bf16", "int8_bf16"),
     Processor("AVX-512 with byte dot products", "AVX512_CORE_VNNI", "avx512_vnni", "int8"),
-    Processor("AVX-512 without", "AVX512_CORE", "avx512bw", "f32"),
     Processor("AVX2 with byte dot products", "AVX2_VNNI", "avx_vnni", "int8"),
-    Processor("AVX2", "AVX2", "avx2", "f32"),
 )
 
 
@@ -67,7 +67,7 @@ def measure_in_process(repository: Path, precision: str, views: Pixels, seconds:
     head = load_token_head((repository / CALIBRATION).with_name(HEAD_FILE))
     cores = usable_cores()
     runs: dict[str, Run] = {
-        "served": Network(cpu_graph(folder), cores, precision),
+        "served": load_network(cpu_graph(folder), cores, precision),
         "float32": Network(folder / ENGINE_FILES["cpu"], cores, "f32"),
     }
     if not precision:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from veridict.deploy.serving.openvino_runtime import usable_cores
+from veridict.deploy.serving.processor import usable_cores
 from veridict.export.pipeline import InProcessDetector
 
 from ..closed_loop import Block

@@ -18,7 +18,7 @@ from veridict.deploy import option_types
 from veridict.deploy.launcher import LaunchError, ServerSettings
 from veridict.deploy.manifest import RepositoryError
 from veridict.deploy.own_server import own_server
-from veridict.deploy.serving.openvino_runtime import usable_cores
+from veridict.deploy.serving.processor import usable_cores
 from veridict.explain.attribution import Budget
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import METHODS, run_method

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from veridict.deploy.manifest import ENGINE_FILES, cpu_graph
-from veridict.deploy.serving.openvino_runtime import Network, usable_cores
+from veridict.deploy.serving.cpu_runtime import load_network
+from veridict.deploy.serving.processor import usable_cores
 from veridict.export.pipeline import InProcessDetector, Run
 from veridict.forensics import signature as sig
 from veridict.forensics.errors import ImageError
@@ -54,7 +55,7 @@ def load_detector(repository: Path, runtime: str, cuda: bool) -> InProcessDetect
         folder = repository / model.name / "1"
         # The int8 graphs are for CPUs; a GPU runs the float graph.
         graph = folder / ENGINE_FILES["cpu"] if cuda else cpu_graph(folder)
-        networks[model.name] = load_session(graph, 1, cuda) if runtime == "onnxruntime" else Network(graph, 1)
+        networks[model.name] = load_session(graph, 1, cuda) if runtime == "onnxruntime" else load_network(graph, 1)
     warm_up()
     return InProcessDetector(repository, networks=networks, pool=InlineExecutor())
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import litserve
 from fastapi import Body, Response
 
-from veridict.deploy.serving.openvino_runtime import usable_cores
+from veridict.deploy.serving.processor import usable_cores
 from veridict.export.pipeline import InProcessDetector
 
 from .options import peer_parser

@@ -1,5 +1,5 @@
-"""CPU profile: OpenVINO runs the ONNX graph. The GPU profile loads ``model.plan`` and ignores this file."""
+"""CPU profile: OpenVINO or ONNX Runtime runs the ONNX graph. The GPU profile loads ``model.plan`` and ignores this file."""
 
-from veridict.deploy.serving.openvino_model import TritonPythonModel
+from veridict.deploy.serving.cpu_model import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -1,4 +1,4 @@
-"""The CPU profile of a network: OpenVINO inside the Python backend, with the tensor names of the engine."""
+"""The CPU profile of a network: OpenVINO or ONNX Runtime inside the Python backend, with the tensor names of the engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import triton_python_backend_utils as pb_utils
 from veridict.forensics.signature import MODELS
 
 from ..manifest import read_manifest
-from .openvino_runtime import Network
+from .cpu_runtime import load_network
 from .responses import fail, parameter, version_folder, write
 
 
@@ -28,7 +28,7 @@ class TritonPythonModel:
         self.model = MODELS[self.network_name or args["model_name"]]
         graph = read_manifest(version_folder(args).parent.parent).graph(self.model.name, "cpu")
         graph = graph.with_name(parameter(args, "graph", graph.name))
-        self.network = Network(graph, int(parameter(args, "threads", "0")), parameter(args, "precision", ""))
+        self.network = load_network(graph, int(parameter(args, "threads", "0")), parameter(args, "precision", ""))
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the rows of all requests in one call."""

@@ -1,4 +1,4 @@
-"""The CPU profile of a network: OpenVINO or ONNX Runtime inside the Python backend, with the tensor names of the engine."""
+"""The CPU profile of a network: its graph inside the Python backend, with the tensor names of the engine."""
 
 from __future__ import annotations
 

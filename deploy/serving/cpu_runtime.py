@@ -6,13 +6,13 @@
 * else with byte dot products (VNNI): ``int8``, or ``int8_bf16`` where the processor also has bfloat16. The weights stay
   int8, and the activations of each token are quantised at run time in groups of 128 features;
 * else with bfloat16: ``bf16``;
-* else with AVX2: ``w7a8``, integers that AVX2 multiplies faster than floats (:mod:`veridict.export.convert.smoothquant`),
-  where the export made such a graph;
+* else with AVX2: ``w7a8``, integers that AVX2 multiplies faster than floats, where the export made such a graph
+  (:mod:`veridict.export.convert.smoothquant`);
 * else ``f32``.
 
-``w7a8`` is run by ONNX Runtime and the others by OpenVINO: without VNNI, OpenVINO's integer products are slower than its
-float32. In both runtimes every inference has exactly one row and one thread. So an image gets the same answer alone, in
-a batch of any size and at any place in it.
+``w7a8`` is run by ONNX Runtime and the others by OpenVINO: without VNNI, OpenVINO's integer products are slower than
+its float32. In both runtimes every inference has exactly one row and one thread. So an image gets the same answer
+alone, in a batch of any size and at any place in it.
 """
 
 from __future__ import annotations

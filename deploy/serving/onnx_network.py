@@ -33,7 +33,9 @@ class OnnxNetwork:
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         (wanted,) = self._session.get_inputs()
         self._name = wanted.name
-        self._dtype: np.dtype[np.generic] = np.dtype({"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}[wanted.type])
+        self._dtype: np.dtype[np.generic] = np.dtype(
+            {"tensor(uint8)": np.uint8, "tensor(int32)": np.int32}[wanted.type]
+        )
         self._pool = ThreadPoolExecutor(threads or usable_cores(), thread_name_prefix="onnx-network")
         self(np.zeros((1, *wanted.shape[1:]), self._dtype))
 

@@ -30,9 +30,9 @@ from .batching_executor import BatchingExecutor, DeadlineExceeded, PendingReques
 from .in_flight import InFlightLimiter
 from .metrics_buffer import MetricsBuffer
 from .networks import Networks, ServerStopping
-from .processor import usable_cores
 from .prepare_pool import ForkServer, PreparePool
 from .prepare_process import ProcessFailed, ProcessSettings
+from .processor import usable_cores
 
 #: Seconds after which the slot of an image that was never answered is free again.
 _SLOT_LIFETIME = 10.0

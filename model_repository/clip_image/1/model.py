@@ -1,4 +1,4 @@
-"""CPU profile: OpenVINO or ONNX Runtime runs the ONNX graph. The GPU profile loads ``model.plan`` and ignores this file."""
+"""CPU profile: runs the ONNX graph in this process. The GPU profile loads ``model.plan`` and ignores this file."""
 
 from veridict.deploy.serving.cpu_model import TritonPythonModel
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .arrays import Float32Array, Pixels
 from .decode import DecodedImage
-from .onnx_runtime import disable_telemetry
+from .onnx_runtime import open_session
 from .pixels import cut
 from .resize import halved, shrink
 from .signature import FACE_SIZE
@@ -52,14 +52,7 @@ def face_finder_file() -> Path:
 @cache
 def _session() -> Any:
     """Return the network. Threads share the session; every call computes on its own thread only."""
-    disable_telemetry()
-
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(face_finder_file(), options, providers=["CPUExecutionProvider"])
+    return open_session(face_finder_file(), threads=1)
 
 
 def find_faces(pixels: Pixels, size: tuple[int, int] | None = None) -> list[Box]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from veridict.deploy.manifest import W7A8_GRAPH, default_repository, read_manifest, write_manifest
+from veridict.deploy.manifest import DERIVED_FILES, default_repository, read_manifest, write_manifest
 from veridict.forensics import signature as sig
 
 
@@ -47,9 +47,12 @@ def make_small_tower() -> onnx.ModelProto:
 
 def make_small_repository(target: Path) -> Path:
     """Write the repository to ``target`` and return it."""
-    ignored = shutil.ignore_patterns("__pycache__", "clip-*.safetensors", W7A8_GRAPH)
+    ignored = shutil.ignore_patterns("__pycache__", "clip-*.safetensors")
     repository = shutil.copytree(default_repository(), target, ignore=ignored)
-    onnx.save(make_small_tower(), repository / sig.CLIP_IMAGE.name / "1" / "model.onnx")
+    folder = repository / sig.CLIP_IMAGE.name / "1"
+    for derived in DERIVED_FILES:
+        (folder / derived).unlink(missing_ok=True)  # made of the tower that is replaced
+    onnx.save(make_small_tower(), folder / "model.onnx")
     manifest = read_manifest(repository)
     kept = {n: (w.weights, w.weight_files) for n, w in manifest.networks.items() if n != sig.CLIP_IMAGE.name}
     write_manifest(repository, manifest.source, kept)

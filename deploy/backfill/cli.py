@@ -11,6 +11,7 @@ from pathlib import Path
 from veridict.client.connection import add_connection_arguments, add_policy_argument, connection_or_exit
 from veridict.deploy import option_types
 from veridict.deploy.manifest import default_repository
+from veridict.deploy.serving.processor import usable_cores
 from veridict.deploy.structured_log import hide_credentials
 
 from .judges import JudgeSettings
@@ -99,18 +100,14 @@ def _absolute(url: str) -> str:
     return url if "://" in url else os.path.abspath(url)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def read_settings(arguments: argparse.Namespace) -> tuple[JudgeSettings, Pool]:
     """Return who judges and where; exit with status 2 on options that do not fit together."""
     if arguments.in_process:
         if arguments.policy:
             print("veridict backfill: --policy names a policy of a service, not of --in-process", file=sys.stderr)
             raise SystemExit(2)
-        threads = arguments.threads or min(4, _cores())
-        workers = arguments.workers or max(1, _cores() // threads)
+        threads = arguments.threads or min(4, usable_cores())
+        workers = arguments.workers or max(1, usable_cores() // threads)
         judge = JudgeSettings(None, arguments.repository, threads, patience=arguments.patience)
         return judge, Pool(workers, threads, arguments.ray_address)
     if arguments.threads:

@@ -29,13 +29,12 @@ W7A8 = "w7a8"
 
 def best_precision() -> str:
     """Return how this processor computes large matrix products best; see the module's text."""
-    flags = processor_flags()
-    if has_bfloat16() and "amx_bf16" in flags:
+    flags, bfloat16 = processor_flags(), has_bfloat16()
+    byte_products = flags & {"avx512_vnni", "avx_vnni"}
+    if bfloat16 and ("amx_bf16" in flags or not byte_products):
         return "bf16"
-    if flags & {"avx512_vnni", "avx_vnni"}:  # without AMX, bfloat16 has half the rate of byte dot products
-        return "int8_bf16" if has_bfloat16() else "int8"
-    if has_bfloat16():
-        return "bf16"
+    if byte_products:  # without AMX, bfloat16 has half the rate of byte dot products
+        return "int8_bf16" if bfloat16 else "int8"
     return W7A8 if "avx2" in flags else "f32"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from veridict.forensics.arrays import AnyArray, Float32Array
-from veridict.forensics.onnx_runtime import disable_telemetry
+from veridict.forensics.onnx_runtime import open_session
 
 from .processor import usable_cores
 
@@ -22,15 +22,7 @@ class OnnxNetwork:
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         """Load the graph, compute its constants and run it once."""
-        disable_telemetry()
-
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # Weights that are made of stored int8 weights are computed once, when the graph is loaded.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path, threads=1)
         (wanted,) = self._session.get_inputs()
         self._name = wanted.name
         self._dtype: np.dtype[np.generic] = np.dtype(

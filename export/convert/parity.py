@@ -10,7 +10,7 @@ import numpy as np
 
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import AnyArray, Float32Array, Int64Array
-from veridict.forensics.onnx_runtime import disable_telemetry
+from veridict.forensics.onnx_runtime import open_session
 
 #: Precision -> the lowest cosine allowed between a row of the artefact and the same row of its source.
 LOWEST_COSINE = {"fp32": 0.999, "fp16": 0.999, "fp8": 0.99, "int8": 0.99, "w7a8": 0.98}
@@ -45,17 +45,8 @@ def run_graph(
     ``optimised`` runs the graph as it is served. Half-precision graphs, which are for TensorRT, need False: ONNX
     Runtime 1.32 crashes when it fuses the attention of ViT-B/32 for the CPU.
     """
-    disable_telemetry()
-
-    import onnxruntime
-
     (wanted,) = model.inputs
-    options = onnxruntime.SessionOptions()
-    # Quantised weights are converted to float. Integer products would also round the activations.
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, optimised=optimised)
     names = [produced.name for produced in model.outputs]
     parts = [session.run(names, {wanted.name: rows[i : i + batch]}) for i in range(0, len(rows), batch)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]

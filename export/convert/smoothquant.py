@@ -25,7 +25,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from veridict.deploy.serving.onnx_network import OnnxNetwork
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import AnyArray, Float32Array, Pixels
-from veridict.forensics.onnx_runtime import disable_telemetry
+from veridict.forensics.onnx_runtime import open_session
 
 from ..files import replacing
 from .parity import Parity, compare, run_graph
@@ -87,9 +87,10 @@ def write_w7a8(source: Path, model: sig.Model, path: Path) -> list[Parity]:
     """
     graph = onnx.load(source, load_external_data=False)
     linked = frozenset(n.output[0] for n in graph.graph.node if n.op_type == "DequantizeLinear")
-    rewritten = _Graph(_matrices(onnx.load(source)), linked)
+    complete = onnx.load(source)
+    rewritten = _Graph(_matrices(complete), linked)
     linear = [n for n in graph.graph.node if n.op_type == "MatMul" and n.input[1] in rewritten.matrices]
-    largest = _largest_activations(source, [n.input[0] for n in linear], generated_images(16)) if linear else {}
+    largest = _largest_activations(complete, [n.input[0] for n in linear], generated_images(16)) if linear else {}
     if not largest:
         raise ValueError(f"{model.name} has no linear layer that is applied to tokens")
     for name, sizes in largest.items():
@@ -113,18 +114,14 @@ def _matrices(graph: onnx.ModelProto) -> dict[str, AnyArray]:
     return {name: values for name, values in stored.items() if values.ndim == 2}
 
 
-def _largest_activations(source: Path, names: list[str], images: Pixels) -> dict[str, Float32Array]:
-    """Return the largest magnitude [K] of each feature of the named tensors, of those that hold tokens [N, T, K]."""
-    disable_telemetry()
+def _largest_activations(graph: onnx.ModelProto, names: list[str], images: Pixels) -> dict[str, Float32Array]:
+    """Return the largest magnitude [K] of each feature of the named tensors, of those that hold tokens [N, T, K].
 
-    import onnxruntime
-
-    graph = onnx.load(source)
+    The tensors become outputs of ``graph``.
+    """
     wanted = list(dict.fromkeys(names))
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(graph.SerializeToString())
     largest: dict[str, Float32Array] = {}
     for image in images:
         found = session.run(wanted, {session.get_inputs()[0].name: image[None]})
@@ -145,7 +142,7 @@ def _rewrite(graph: _Graph, name: str, largest: Float32Array, layers: list[NodeP
     zero = graph.constant(f"{name}.zero", np.array(_ZERO_POINT, np.uint8))
     axes = graph.constant(f"{name}.axes", np.array([-1], np.int64))
     inverse = graph.constant(f"{name}.inverse", 1 / factor)
-    nodes = [
+    quantising = [
         helper.make_node("Mul", [name, inverse], [inputs["smooth"]]),
         helper.make_node("Abs", [inputs["smooth"]], [inputs["magnitude"]]),
         helper.make_node("ReduceMax", [inputs["magnitude"], axes], [inputs["largest"]]),
@@ -158,13 +155,13 @@ def _rewrite(graph: _Graph, name: str, largest: Float32Array, layers: list[NodeP
         stored, made = _integers(graph, layer.input[1], factor, steps, smoothed)
         product = f"{layer.output[0]}.relative"
         operands = [inputs["int8"], stored, scale, graph.constant(f"{stored}.steps", steps), zero]
-        nodes += [
+        graph.replaced[layer.output[0]] = [
             *made,
             helper.make_node("MatMulIntegerToFloat", operands, [product], domain=_DOMAIN),
             helper.make_node("Mul", [product, inputs["largest"]], list(layer.output)),
         ]
-        graph.replaced[layer.output[0]] = nodes
-        nodes = []
+    first = layers[0].output[0]
+    graph.replaced[first] = [*quantising, *graph.replaced[first]]
 
 
 def _integers(

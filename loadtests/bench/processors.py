@@ -24,7 +24,7 @@ from veridict.deploy.manifest import ENGINE_FILES, cpu_graph
 from veridict.deploy.repository import CALIBRATION
 from veridict.deploy.serving.cpu_runtime import best_precision, load_network
 from veridict.deploy.serving.openvino_runtime import Network
-from veridict.deploy.serving.processor import usable_cores
+from veridict.deploy.serving.processor import processor_flags, usable_cores
 from veridict.export.pipeline import Run
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Pixels
@@ -98,14 +98,6 @@ def labelled_views(manifest: Path, count: int) -> tuple[Pixels, list[int]]:
     return views, [LABELS[s.label] for s in chosen]
 
 
-def has_flag(flag: str) -> bool:
-    """Return whether /proc/cpuinfo lists this processor feature; True for ""."""
-    try:
-        return not flag or flag in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-
-
 def measure_processors(repository: Path, views: Pixels, labels: Sequence[int], seconds: float) -> str:
     """Return a Markdown table with a row per kind of processor; "-" where this machine cannot stand for it.
 
@@ -116,7 +108,7 @@ def measure_processors(repository: Path, views: Pixels, labels: Sequence[int], s
 
     truth, lines = np.array(labels), []
     for processor in PROCESSORS:
-        if not has_flag(processor.flag):
+        if processor.flag and processor.flag not in processor_flags():
             lines.append((processor.name, *("-",) * 8))
             continue
         found = _measure_in_subprocess(repository, processor, views, seconds)

@@ -122,8 +122,14 @@ class Stream:
 
     def waiting(self) -> tuple[int, int]:
         """Return the numbers of (entries not yet delivered, entries delivered and not acknowledged)."""
-        length = int(self.client.xlen(self.name))
-        pending = int(self.client.xpending(self.name, GROUP)["pending"]) if length else 0
+        if not self.client.xlen(self.name):  # perhaps there is no group yet
+            return 0, 0
+        # In one transaction: an entry acknowledged between the two would count as not yet delivered.
+        with self.client.pipeline() as pipe:
+            pipe.xlen(self.name)
+            pipe.xpending(self.name, GROUP)
+            length, delivered = pipe.execute()
+        pending = int(delivered["pending"])
         return max(0, length - pending), pending
 
     def oldest(self) -> float | None:

@@ -40,6 +40,23 @@ def test_submitting_a_waiting_batch_job_as_live_moves_it_to_the_live_stream(clie
     )
 
 
+def test_a_job_that_ends_while_the_queue_is_counted_is_not_counted_as_waiting(client, worker, images, monkeypatch):
+    client.submit(images[0], ["sharpness"])
+    stream = worker.queue.streams["live"]
+    assert stream.waiting() == (1, 0)
+    delivery = stream.read()
+    assert stream.waiting() == (0, 1)
+    length = stream.client.xlen
+
+    def count_and_end(name):
+        counted = length(name)
+        stream.acknowledge(delivery.id)
+        return counted
+
+    monkeypatch.setattr(stream.client, "xlen", count_and_end)
+    assert stream.waiting() == (0, 0)
+
+
 def test_submitting_twice_is_one_job(client, worker, images):
     job = client.submit(images[0], ["sharpness"]).jobs["sharpness"]
     assert client.submit(images[0], ["sharpness"]).jobs["sharpness"] == job

@@ -113,11 +113,14 @@ def results() -> None:
     small(
         "Folders real and fake, manifest.csv and decisions.jsonl: veridict evaluate and veridict calibrate read them."
     )
+    # A click must not run the script again: the start of a run empties the queue of messages to the browser, so that
+    # now and then the address of the ZIP was lost, the button turned for ever and nothing was downloaded.
     st.download_button(
         "Export as ZIP",
         lambda: zip_bytes(shared().store, shared().images),
         file_name="veridict-review.zip",
         mime="application/zip",
+        on_click="ignore",
     )
     st.subheader("Latest decisions")
     st.table(

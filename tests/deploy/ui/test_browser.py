@@ -16,6 +16,12 @@ from veridict.deploy.ui.store import ReviewStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 LONG = 60_000  # milliseconds; the machine may be busy
+#: Counts, in ``window.runs``, how often Streamlit's script starts or ends.
+COUNT_RUNS = """() => {
+    window.runs = 0;
+    new MutationObserver(() => { window.runs += 1; }).observe(
+        document.querySelector('[data-testid="stApp"]'), {attributeFilter: ["data-test-script-state"]});
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +230,13 @@ def test_keys_decide_and_decisions_outlive_the_page(
         page.goto(f"{again.url}/results?reviewer=kim")
         page.get_by_text("Latest decisions").wait_for()
         page.get_by_role("cell", name="an odd use of zoom").wait_for()
+        idle(page)
+        page.evaluate(COUNT_RUNS)
         with page.expect_download() as download:
             page.get_by_role("button", name="Export as ZIP").click()
         assert download.value.path().stat().st_size > 10_000
+        page.wait_for_timeout(500)
+        assert page.evaluate("window.runs") == 0  # a run that starts then can lose the answer to the click
         page.close()
     out = tmp_path / "out"
     monkeypatch.delenv("VERIDICT_URL", raising=False)

@@ -22,14 +22,14 @@ from veridict.deploy.manifest import (
     RepositoryError,
     default_repository,
     read_manifest,
-    weights_sha256,
 )
-from veridict.deploy.repository import PROMPT_BANK, load_prompt_bank
+from veridict.deploy.repository import CALIBRATION, PROMPT_BANK, load_prompt_bank
 from veridict.forensics import signature as sig
 from veridict.forensics.arrays import Float32Array, Pixels
-from veridict.forensics.judgement import PromptBank
+from veridict.forensics.calibration import HEAD_FILE, load_calibration
 
 from .errors import ExplainError
+from .weights import load_encoder, load_face
 
 #: Scores a batch of face crops: uint8 [N, 224, 224, 3] -> logits float32 [N], positive means fake.
 Scorer = Callable[[Pixels], Float32Array]
@@ -39,6 +39,7 @@ _LOGIT_PARITY = 0.15
 _EMBEDDING_PARITY = 0.99
 #: Crops that torch scores at a time.
 _BATCH = 8
+TOKEN_HEAD = CALIBRATION.with_name(HEAD_FILE)
 #: Changes when a forensic map is computed differently.
 FORENSICS_VERSION = "forensics-1"
 
@@ -47,7 +48,7 @@ def model_versions(repository: Path | None = None) -> dict[str, str]:
     """Return the version of every explained model, part of each job's key; needs no torch.
 
     ``face_cnn`` changes with the face CNN and with the face finder, which cuts the crops; ``clip`` with the image
-    encoder and the prompts.
+    encoder and the prompts; ``token_head`` with the image encoder and the head on its class tokens.
 
     Raises:
         ExplainError: ``explain.model_unavailable``: the repository's manifest is missing or malformed.
@@ -56,6 +57,7 @@ def model_versions(repository: Path | None = None) -> dict[str, str]:
     return {
         "face_cnn": _digest(manifest.identity(sig.FACE_CNN.name), manifest.identity(FACE_FINDER)),
         "clip": _digest(manifest.identity(sig.CLIP_IMAGE.name), manifest.files.get(str(PROMPT_BANK), "")),
+        "token_head": _digest(manifest.identity(sig.CLIP_IMAGE.name), manifest.files.get(str(TOKEN_HEAD), "")),
         "forensics": FORENSICS_VERSION,
     }
 
@@ -71,39 +73,13 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
-def clip_margin_module(backbone: Any, bank: PromptBank) -> Any:
-    """Return a torch module: float pixels [N, H, W, 3] in 0..255 -> margin [N, 1] of two CLIP logits.
-
-    The margin is logit("a deepfake image") - logit("a real image"), before the calibration's temperature. The module's
-    method ``embed`` returns the embeddings [N, D].
-    """
-    import torch
-
-    from veridict.export.convert.onnx_export import ImageEncoder
-
-    class ClipMargin(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = ImageEncoder(backbone)
-            direction = bank.scale * (bank.embeddings[1] - bank.embeddings[0])
-            self.register_buffer("direction", torch.from_numpy(direction.astype(np.float32)))
-
-        def embed(self, pixels: torch.Tensor) -> torch.Tensor:
-            embedding, _ = self.encoder(pixels)
-            return embedding
-
-        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return (self.embed(pixels) @ self.direction)[:, None]
-
-    return ClipMargin().eval()
-
-
 class Models:
     """Loads each network when a method first asks for it; each one can be passed in instead (tests do).
 
     ``repository``: the model repository that is served, by default the bundled one. ``server``: how to reach the
-    server, None where there is none. ``face`` and ``clip``: torch modules, float pixels [N, 224, 224, 3] in 0..255 ->
-    [N, 1]. ``scorer``: the served face CNN, called with ``batch`` crops at a time (8 are 21 ms on one core).
+    server, None where there is none. ``face``, ``clip`` and ``token_head``: torch modules, float pixels
+    [N, 224, 224, 3] in 0..255 -> [N, 1]. ``scorer``: the served face CNN, called with ``batch`` crops at a time (8 are
+    21 ms on one core).
     """
 
     def __init__(
@@ -113,6 +89,7 @@ class Models:
         repository: Path | None = None,
         face: Any = None,
         clip: Any = None,
+        token_head: Any = None,
         scorer: Scorer | None = None,
         batch: int = 8,
     ) -> None:
@@ -122,6 +99,7 @@ class Models:
             ExplainError: ``explain.model_unavailable``: the manifest is missing or malformed.
         """
         self._server, self._face, self._clip, self._scorer, self.batch = server, face, clip, scorer, batch
+        self._token_head = token_head
         self.repository = repository or default_repository()
         self.versions = model_versions(self.repository)
         self._compared_face = False
@@ -136,7 +114,7 @@ class Models:
         """
         if self._face is not None:
             return _frozen(self._face)
-        module = _frozen(_load_face(_manifest(self.repository)))
+        module = _frozen(load_face(_manifest(self.repository)))
         if self._server is not None:
             from .served import FaceScorer
 
@@ -149,10 +127,41 @@ class Models:
         """Return CLIP's real/deepfake margin in evaluation mode, its weights frozen; raises as :attr:`face`."""
         if self._clip is not None:
             return _frozen(self._clip)
-        module = _frozen(_load_clip_margin(_manifest(self.repository)))
+        from .torch_modules import ClipMargin
+
+        return _frozen(ClipMargin(self._encoder, load_prompt_bank(self.repository / PROMPT_BANK)))
+
+    @cached_property
+    def token_head(self) -> Any:
+        """Return the score of the head on CLIP's class tokens in evaluation mode, its weights frozen.
+
+        Raises:
+            ExplainError: as :attr:`face`, or ``explain.not_applicable``: the calibration has no such head.
+        """
+        if self._token_head is not None:
+            return _frozen(self._token_head)
+        from .torch_modules import TokenScore
+
+        try:
+            head = load_calibration(self.repository / CALIBRATION).head
+        except (OSError, ValueError) as error:
+            raise ExplainError("explain.model_unavailable", str(error)) from error
+        if head is None:
+            raise ExplainError("explain.not_applicable", "the served calibration has no head on CLIP's class tokens")
+        return _frozen(TokenScore(self._encoder, head))
+
+    @cached_property
+    def _encoder(self) -> Any:
+        encoder = _frozen(load_encoder(_manifest(self.repository)))
         if (server := self._server) is not None:
-            _if_served(lambda: self._compare_clip(module, server))
-        return module
+            _if_served(lambda: self._compare_encoder(encoder, server))
+        return encoder
+
+    def module(self, model: str) -> Any:
+        """Return the torch module of ``face_cnn``, ``clip`` or ``token_head``; raises as these."""
+        return {"face_cnn": lambda: self.face, "clip": lambda: self.clip, "token_head": lambda: self.token_head}[
+            model
+        ]()
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -193,7 +202,8 @@ class Models:
 
         with torch.inference_mode():
             parts = [self.face(torch.from_numpy(crops[i : i + _BATCH])).numpy() for i in range(0, len(crops), _BATCH)]
-        return np.concatenate(parts)[:, 0]
+        logits: Float32Array = np.concatenate(parts)[:, 0]
+        return logits
 
     def _compare_face(self, module: Any, scorer: Scorer) -> None:
         """Compare the face CNN with the server's answers on noise."""
@@ -207,7 +217,7 @@ class Models:
             raise ExplainError("explain.model_mismatch", f"the server's face_cnn is not that of {self.repository}")
         self._compared_face = True
 
-    def _compare_clip(self, module: Any, server: ClientConfig) -> None:
+    def _compare_encoder(self, encoder: Any, server: ClientConfig) -> None:
         """Compare the image encoder with the server's answer on noise."""
         import torch
 
@@ -216,7 +226,7 @@ class Models:
         probe = _noise(1, sig.CLIP_SIZE)
         served = ServedNetwork(server, sig.CLIP_IMAGE, attempts=1).run(probe)
         with torch.inference_mode():
-            own = module.embed(torch.from_numpy(probe)).numpy()
+            own = encoder(torch.from_numpy(probe))[0].numpy()
         if served.shape != own.shape or float((served * own).sum(axis=1).min()) < _EMBEDDING_PARITY:
             raise ExplainError("explain.model_mismatch", f"the server's clip_image is not that of {self.repository}")
 
@@ -241,45 +251,6 @@ def _frozen(module: Any) -> Any:
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module.eval()
-
-
-def _weights(manifest: Manifest, name: str) -> tuple[Path, ...]:
-    """Return the files of a network's weights, checked against the manifest."""
-    network = manifest.networks[name]
-    paths = tuple(manifest.path(file) for file in network.weight_files)
-    if paths and all(path.exists() for path in paths) and weights_sha256(*paths) == network.weights:
-        return paths
-    where = ", ".join(map(str, paths)) or "the repository"
-    raise ExplainError("explain.model_unavailable", f"the weights of {name} that judged are not in {where}")
-
-
-def _load_face(manifest: Manifest) -> Any:
-    try:
-        from veridict.export.models.face_cnn import load_face_cnn
-    except ImportError as error:
-        raise ImportError(f"explaining the face CNN needs torch: pip install 'veridict[explain]' ({error})") from error
-    (path,) = _weights(manifest, sig.FACE_CNN.name)
-    return load_face_cnn(path)
-
-
-def _load_clip_margin(manifest: Manifest) -> Any:
-    from veridict.export.bundled import CLIP, CLIP_SHARDS
-    from veridict.export.models.clip_model import load_clip
-
-    source, network = manifest.source, manifest.networks[sig.CLIP_IMAGE.name]
-    name, checkpoint = str(source.get("clip", "")), str(source.get("clip_checkpoint", ""))
-    if source.get("random_weights"):
-        raise ExplainError("explain.model_unavailable", "the image encoder has random weights, which are not kept")
-    if name == CLIP and network.weights == weights_sha256(*CLIP_SHARDS):
-        backbone = load_clip()
-    elif checkpoint:
-        path = Path(checkpoint)
-        if not path.exists() or weights_sha256(path) != network.weights:
-            raise ExplainError("explain.model_unavailable", f"the CLIP weights that judged are not in {path}")
-        backbone = load_clip(name, path)
-    else:
-        backbone = load_clip(name)  # MODEL:PRETRAINED, from the hub or its cache
-    return clip_margin_module(backbone, load_prompt_bank(manifest.folder / PROMPT_BANK))
 
 
 def set_threads(threads: int | None = None) -> None:

@@ -25,7 +25,9 @@ _SIDE = 420
 #: More seconds than by default: a slow heatmap is better than none, and the reviewer sees the progress.
 _BUDGET = Budget(seconds=300.0)
 _FACE_METHODS = ("grad_cam", "integrated_gradients")
-_WHOLE_METHODS = ("clip_occlusion", "clip_integrated_gradients")
+_WHOLE_METHODS = ("tokens_occlusion", "clip_occlusion")
+#: What the methods explain that apply to every image.
+_WHOLE_MODELS = ("token_head", "clip")
 
 
 def show_heatmaps(item: Item, verdict: Verdict, data: bytes, key: str) -> None:
@@ -37,8 +39,8 @@ def show_heatmaps(item: Item, verdict: Verdict, data: bytes, key: str) -> None:
         st.info(f"No heatmaps: {plain(problem)}")
         st.fragment(_look_again, run_every=5.0)(problem)
         return
-    rows = [row for row in METHODS.values() if row.model == "clip" or (row.model == "face_cnn" and verdict.faces)]
-    missing = [row.name for row in rows if row.name not in jobs]
+    models = (*_WHOLE_MODELS, "face_cnn") if verdict.faces else _WHOLE_MODELS
+    missing = [row.name for row in METHODS.values() if row.model in models and row.name not in jobs]
     if missing:
         _ask(item, data, missing, verdict, key)
     if jobs:

@@ -88,6 +88,9 @@ class ExplanationClient:
             propagate.inject(trace)
         probe = "0" * 64
         for method in chosen:  # refuse a bad request before anything is stored
+            if method.model not in versions:
+                detail = f"{method.name!r}: the workers that run are of an older version"
+                raise ExplainError("explain.unknown_method", detail)
             Job.create(probe, method.name, versions[method.model], priority, face, budget)
         sha256 = self._store_image(image)
         jobs = {}

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ..models import Models
     from ..subject import Subject
 
-#: What a method explains: one of the two networks, or the image file itself.
-ExplainedModel = Literal["face_cnn", "clip", "forensics"]
+#: What a method explains: the face CNN, CLIP's margin between two prompts, the head on CLIP's class tokens, or the
+#: image file itself.
+ExplainedModel = Literal["face_cnn", "clip", "token_head", "forensics"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,21 @@ _ROWS = (
         ".grad_cam",
         "Grad-CAM",
         "Where the face CNN's last feature maps push its answer: 14 x 14 cells.",
+    ),
+    Method(
+        "tokens_occlusion",
+        "token_head",
+        ".tokens_occlusion",
+        "Fine structure: occlusion",
+        "How far the score for generated fine structure falls when a patch is covered with the mean colour.",
+    ),
+    Method(
+        "tokens_integrated_gradients",
+        "token_head",
+        ".tokens_integrated_gradients",
+        "Fine structure: integrated gradients",
+        "Each pixel's share of the score for generated fine structure, compared with an image of the mean colour.",
+        smoothed=True,
     ),
     Method(
         "clip_integrated_gradients",

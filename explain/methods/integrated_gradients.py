@@ -91,13 +91,19 @@ def integrate(
 
 
 def explain_module(
-    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: ExplainedModel
+    subject: Subject,
+    models: Models,
+    budget: Budget,
+    cancellation: Cancellation,
+    *,
+    method: str,
+    model: ExplainedModel,
+    unit: str = "logits per pixel",
 ) -> Attribution:
-    """Run integrated gradients on the face CNN and its crop, or on CLIP's margin and its view."""
+    """Run integrated gradients on the face CNN and its crop, or on CLIP's margin or class tokens and CLIP's view."""
     started = time.perf_counter()
-    module = models.face if model == "face_cnn" else models.clip
     pixels = to_tensor(subject.crop if model == "face_cnn" else subject.view)
-    forward = cancellable(module, cancellation)
+    forward = cancellable(models.module(model), cancellation)
     baseline = mean_baseline(pixels)
     attributions, figures = integrate(forward, pixels, baseline, budget.steps, cancellation)
     with torch.no_grad():
@@ -110,7 +116,7 @@ def explain_module(
         kind="signed",
         values=attributions.sum(dim=3)[0].numpy(),
         score=score,
-        unit="logits per pixel",
+        unit=unit,
         settings={"baseline": "mean colour", "steps": budget.steps, "tolerance": TOLERANCE},
         quality={**figures, "infidelity": infidelity(forward, pixels, attributions, baseline)},
         started=started,

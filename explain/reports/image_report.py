@@ -30,6 +30,11 @@ _SECTIONS = {
         "One face: the most suspicious one unless another was asked for. In every signed map red speaks for fake and "
         "blue for real. All maps share one scale: the strongest 1% of each map is full colour.",
     ),
+    "token_head": (
+        "Where the fine structure speaks for fake or real",
+        "The whole image. The maps explain the signal “tokens”, a head on CLIP's class tokens: red speaks for a "
+        "generated image, blue for a real one.",
+    ),
     "clip": (
         "What CLIP looked at",
         "The whole image. The maps explain the margin between “a deepfake image” (red) and “a real image” (blue).",

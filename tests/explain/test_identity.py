@@ -105,10 +105,10 @@ def test_random_and_lost_clip_weights_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("face_cnn/1/model.int8.onnx", "face_cnn"),
-        ("clip_image/1/model.onnx", "clip"),
-        ("fusion/1/prompt_bank.npz", "clip"),
-        ("fusion/1/policy.json", None),
+        ("face_cnn/1/model.int8.onnx", {"face_cnn"}),
+        ("clip_image/1/model.onnx", {"clip", "token_head"}),
+        ("fusion/1/prompt_bank.npz", {"clip"}),
+        ("fusion/1/policy.json", set()),
     ],
 )
 def test_a_job_key_changes_with_what_is_served(tmp_path, file, changed):
@@ -118,16 +118,20 @@ def test_a_job_key_changes_with_what_is_served(tmp_path, file, changed):
         stream.write(b" ")
     update_manifest(repository)
     before, after = model_versions(), model_versions(repository)
-    assert {name for name in before if before[name] != after[name]} == ({changed} if changed else set())
+    assert {name for name in before if before[name] != after[name]} == changed
 
 
-def test_a_job_key_changes_with_the_face_finder(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "changed"), [("face_finder", "face_cnn"), ("fusion/1/token_head.safetensors", "token_head")]
+)
+def test_a_job_key_changes_with_the_face_finder_and_with_the_head(tmp_path, name, changed):
     document = json.loads((default_repository() / "manifest.json").read_text())
-    name = document["networks"]["face_finder"]["graphs"]["cpu"]
-    document["files"][name] = "0" * 64
+    file = document["networks"][name]["graphs"]["cpu"] if name in document["networks"] else name
+    assert file in document["files"]
+    document["files"][file] = "0" * 64
     (tmp_path / "manifest.json").write_text(json.dumps(document))
     before, after = model_versions(), model_versions(tmp_path)
-    assert {name for name in before if before[name] != after[name]} == {"face_cnn"}
+    assert {model for model in before if before[model] != after[model]} == {changed}
 
 
 def test_a_broken_manifest_is_a_typed_error(tmp_path):

@@ -18,34 +18,12 @@ from veridict.forensics.decode import decode_image
 from veridict.forensics.faces import Box, crop_faces, crop_region, resize_view
 from veridict.forensics.preprocess import prepare
 
+from .known_models import Linear, OneFeature
+
 pytestmark = pytest.mark.export
 
 SMALL = Budget(steps=16, samples=40, seconds=60)
 FACE_METHODS = [method.name for method in METHODS.values() if method.model == "face_cnn"]
-
-
-class Linear(torch.nn.Module):
-    """Logit = sum(w * pixels) + 1."""
-
-    def __init__(self, weights):
-        super().__init__()
-        self.register_buffer("weights", torch.as_tensor(weights, dtype=torch.float32))
-
-    def forward(self, pixels):
-        return (pixels * self.weights).sum(dim=(1, 2, 3))[:, None] + 1.0
-
-
-class OneFeature(torch.nn.Module):
-    """Logit = 3 * mean of one feature map, the red channel over 100: Grad-CAM is known."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = torch.nn.Conv2d(3, 1, 1, bias=False)
-        with torch.no_grad():
-            self.head.weight.copy_(torch.tensor([0.01, 0.0, 0.0]).reshape(1, 3, 1, 1))
-
-    def forward(self, pixels):
-        return 3.0 * self.head(pixels.permute(0, 3, 1, 2)).mean(dim=(2, 3))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,9 +82,10 @@ def test_saliency_of_a_linear_model_is_its_weights(subject, weights):
     assert result.region == subject.face_region
 
 
-@pytest.mark.parametrize("name", ["integrated_gradients", "clip_integrated_gradients"])
+@pytest.mark.parametrize("name", ["integrated_gradients", "clip_integrated_gradients", "tokens_integrated_gradients"])
 def test_integrated_gradients_of_a_linear_model_are_w_times_the_difference(subject, weights, name):
-    models = Models(face=Linear(weights), clip=Linear(weights))
+    linear = Linear(weights)
+    models = Models(face=linear, clip=linear, token_head=linear)
     result = run_method(name, subject, models, SMALL)
     pixels = (subject.crop if name == "integrated_gradients" else subject.view).astype(np.float64)
     expected = (weights * (pixels - pixels.mean(axis=(0, 1)))).sum(axis=2)
@@ -126,29 +105,6 @@ def test_integrated_gradients_are_complete_within_one_percent_on_the_real_networ
     assert abs(result.values.astype(np.float64).sum() - difference) <= 0.01 * abs(difference)
     assert result.quality["steps_used"] <= Budget().steps
     assert result.seconds < 60
-
-
-def test_occlusion_finds_the_only_region_that_matters(subject):
-    weights = np.zeros((224, 224, 3), np.float32)
-    weights[96:128, 64:96] = 1e-3
-    result = run_method("clip_occlusion", subject, Models(clip=Linear(weights)), Budget(samples=200))
-    inside = (subject.view[96:128, 64:96] - subject.view.mean(axis=(0, 1))).sum() * 1e-3
-    y, x = np.unravel_index(np.abs(result.values).argmax(), result.values.shape)
-    assert 96 <= y < 128
-    assert 64 <= x < 96
-    assert np.sign(result.values[y, x]) == np.sign(inside)
-    assert np.abs(result.values[160:, 128:]).max() < 1e-4
-    assert run_method("clip_occlusion", subject, Models(clip=Linear(weights)), SMALL).settings["stride"] > 16
-
-
-@pytest.mark.slow
-def test_the_bundled_clip_is_explained_by_its_own_margin(subject):
-    models = Models()
-    result = run_method("clip_occlusion", subject, models, Budget(samples=20))
-    with torch.inference_mode():
-        margin = models.clip(torch.from_numpy(subject.view.copy()).float()[None])
-    assert margin.shape == (1, 1)
-    assert result.score == pytest.approx(margin.item(), abs=1e-3)
 
 
 def test_grad_cam_is_the_feature_map_times_its_mean_gradient(subject):
@@ -247,7 +203,7 @@ def test_what_does_not_apply_says_so(encode, coffee, subject):
         read_subject(encode(coffee), -1)
 
 
-@pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "shap", "lime", "clip_occlusion"])
+@pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "shap", "lime", "tokens_occlusion"])
 def test_methods_stop_when_cancelled_or_over_budget(subject, name):
     calls = []
     token = Cancellation(60)
@@ -266,7 +222,7 @@ def test_methods_stop_when_cancelled_or_over_budget(subject, name):
         return crops[:, :, :, 0].mean(axis=(1, 2)).astype(np.float32)
 
     module = Stopper()
-    models = Models(face=module, clip=module, scorer=score)
+    models = Models(face=module, token_head=module, scorer=score)
     with pytest.raises(ExplainError) as caught:
         run_method(name, subject, models, Budget(), token)
     assert caught.value.code == "explain.cancelled"

@@ -108,6 +108,16 @@ def test_a_worker_of_another_model_version_does_not_answer(settings, client, wor
         client.fetch(job)
 
 
+def test_a_method_that_the_running_workers_do_not_know_is_refused_before_anything_is_stored(client, worker, images):
+    client.queue.client.hdel(client.queue.models_key, "token_head")
+    with pytest.raises(
+        ExplainError, match="'tokens_occlusion': the workers that run are of an older version"
+    ) as caught:
+        client.submit(images[0], ["sharpness", "tokens_occlusion"])
+    assert caught.value.code == "explain.unknown_method"
+    assert not any(client.queue.client.xlen(stream.name) for stream in client.queue.streams.values())
+
+
 def test_damaged_and_unknown_jobs_do_not_stop_the_worker(client, worker, images):
     stream = client.queue.streams["live"].name
     client.queue.client.xadd(stream, {"job": "no such job"})

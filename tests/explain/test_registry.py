@@ -36,7 +36,7 @@ def test_unknown_methods_and_bounds_are_refused():
 def test_every_method_file_has_a_row_in_the_registry():
     files = {path for path in Path(methods.__file__).parent.glob("*.py") if "\ndef attribute(" in path.read_text()}
     assert {f".{path.stem}" for path in files} == {method.module for method in METHODS.values()}
-    assert {m.model for m in METHODS.values()} == {"face_cnn", "clip", "forensics"}
+    assert {m.model for m in METHODS.values()} == {"face_cnn", "clip", "token_head", "forensics"}
 
 
 NEW_METHOD = '''

@@ -18,7 +18,7 @@ from ..models import Models
 from ..subject import Subject
 from . import ExplainedModel
 from .gradients import BATCH, cancellable, infidelity, mean_baseline, to_tensor
-from .results import network_result
+from .results import OUTPUT_UNITS, network_result
 
 #: Refining stops when the sum of the attributions differs from the output difference by at most this share of it.
 TOLERANCE = 0.008
@@ -91,14 +91,7 @@ def integrate(
 
 
 def explain_module(
-    subject: Subject,
-    models: Models,
-    budget: Budget,
-    cancellation: Cancellation,
-    *,
-    method: str,
-    model: ExplainedModel,
-    unit: str = "logits per pixel",
+    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: ExplainedModel
 ) -> Attribution:
     """Run integrated gradients on the face CNN and its crop, or on CLIP's margin or class tokens and CLIP's view."""
     started = time.perf_counter()
@@ -116,7 +109,7 @@ def explain_module(
         kind="signed",
         values=attributions.sum(dim=3)[0].numpy(),
         score=score,
-        unit=unit,
+        unit=f"{OUTPUT_UNITS[model]} per pixel",
         settings={"baseline": "mean colour", "steps": budget.steps, "tolerance": TOLERANCE},
         quality={**figures, "infidelity": infidelity(forward, pixels, attributions, baseline)},
         started=started,

@@ -16,7 +16,7 @@ from ..models import Models
 from ..subject import Subject
 from . import ExplainedModel
 from .gradients import BATCH, cancellable, mean_baseline, to_tensor
-from .results import network_result
+from .results import OUTPUT_UNITS, network_result
 
 #: Side and stride of the covering patch in pixels of the 224 x 224 view. There are 13 x 13 = 169 positions, and
 #: neighbouring patches overlap by half.
@@ -33,14 +33,7 @@ class _TooSlowError(Exception):
 
 
 def explain_module(
-    subject: Subject,
-    models: Models,
-    budget: Budget,
-    cancellation: Cancellation,
-    *,
-    method: str,
-    model: ExplainedModel,
-    unit: str,
+    subject: Subject, models: Models, budget: Budget, cancellation: Cancellation, *, method: str, model: ExplainedModel
 ) -> Attribution:
     """Explain one output of CLIP's view; ``values`` [224, 224], positive speaks for fake.
 
@@ -78,7 +71,7 @@ def explain_module(
         kind="signed",
         values=values,
         score=score,
-        unit=unit,
+        unit=f"{OUTPUT_UNITS[model]} per patch",
         settings={"patch": used[0], "stride": used[1], "baseline": "mean colour"},
         quality={},
         started=started,

@@ -15,6 +15,8 @@ from ..models import FORENSICS_VERSION, Models
 from ..subject import Subject
 from . import ExplainedModel
 
+#: The unit of each network's explained output.
+OUTPUT_UNITS: dict[ExplainedModel, str] = {"face_cnn": "logits", "clip": "logits", "token_head": "score"}
 #: Longest side of a stored forensic map, in pixels. A finer map shows nothing more to the eye.
 MAP_SIDE = 1024
 

@@ -11,6 +11,4 @@ from .integrated_gradients import explain_module
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the head's score; ``values`` [224, 224], positive speaks for fake; quality as for the face CNN."""
     method = "tokens_integrated_gradients"
-    return explain_module(
-        subject, models, budget, cancellation, method=method, model="token_head", unit="score per pixel"
-    )
+    return explain_module(subject, models, budget, cancellation, method=method, model="token_head")

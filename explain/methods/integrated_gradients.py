@@ -106,7 +106,6 @@ def explain_module(
         models,
         method=method,
         model=model,
-        kind="signed",
         values=attributions.sum(dim=3)[0].numpy(),
         score=score,
         unit=f"{OUTPUT_UNITS[model]} per pixel",

@@ -68,7 +68,6 @@ def explain_module(
         models,
         method=method,
         model=model,
-        kind="signed",
         values=values,
         score=score,
         unit=f"{OUTPUT_UNITS[model]} per patch",

@@ -27,7 +27,7 @@ def network_result(
     *,
     method: str,
     model: ExplainedModel,
-    kind: Kind,
+    kind: Kind = "signed",
     values: AnyArray,
     score: float,
     unit: str,

@@ -39,7 +39,6 @@ _LOGIT_PARITY = 0.15
 _EMBEDDING_PARITY = 0.99
 #: Crops that torch scores at a time.
 _BATCH = 8
-TOKEN_HEAD = CALIBRATION.with_name(HEAD_FILE)
 #: Changes when a forensic map is computed differently.
 FORENSICS_VERSION = "forensics-1"
 
@@ -57,7 +56,9 @@ def model_versions(repository: Path | None = None) -> dict[str, str]:
     return {
         "face_cnn": _digest(manifest.identity(sig.FACE_CNN.name), manifest.identity(FACE_FINDER)),
         "clip": _digest(manifest.identity(sig.CLIP_IMAGE.name), manifest.files.get(str(PROMPT_BANK), "")),
-        "token_head": _digest(manifest.identity(sig.CLIP_IMAGE.name), manifest.files.get(str(TOKEN_HEAD), "")),
+        "token_head": _digest(
+            manifest.identity(sig.CLIP_IMAGE.name), manifest.files.get(str(CALIBRATION.with_name(HEAD_FILE)), "")
+        ),
         "forensics": FORENSICS_VERSION,
     }
 
@@ -159,9 +160,7 @@ class Models:
 
     def module(self, model: str) -> Any:
         """Return the torch module of ``face_cnn``, ``clip`` or ``token_head``; raises as these."""
-        return {"face_cnn": lambda: self.face, "clip": lambda: self.clip, "token_head": lambda: self.token_head}[
-            model
-        ]()
+        return getattr(self, {"face_cnn": "face"}.get(model, model))
 
     @cached_property
     def scorer(self) -> Scorer:

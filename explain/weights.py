@@ -32,7 +32,10 @@ def load_face(manifest: Manifest) -> Any:
 
 
 def load_encoder(manifest: Manifest) -> Any:
-    """Return CLIP's image encoder: pixels [N, H, W, 3] -> embedding [N, D], class tokens [N, K, W]; as above."""
+    """Return CLIP's image encoder: pixels [N, H, W, 3] -> embedding [N, D], class tokens [N, K, W].
+
+    Raises as :func:`load_face`.
+    """
     from veridict.export.bundled import CLIP, CLIP_SHARDS
     from veridict.export.convert.onnx_export import ImageEncoder
     from veridict.export.models.clip_model import load_clip

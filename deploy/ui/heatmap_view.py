@@ -26,7 +26,7 @@ _SIDE = 420
 _BUDGET = Budget(seconds=300.0)
 _FACE_METHODS = ("grad_cam", "integrated_gradients")
 _WHOLE_METHODS = ("tokens_occlusion", "clip_occlusion")
-#: What the methods explain that apply to every image.
+#: The networks of the whole image; the face CNN joins them where there is a face.
 _WHOLE_MODELS = ("token_head", "clip")
 
 

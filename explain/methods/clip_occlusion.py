@@ -10,5 +10,4 @@ from .occlusion import explain_module
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the margin; ``values`` [224, 224] in logits, positive speaks for fake."""
-    method = "clip_occlusion"
-    return explain_module(subject, models, budget, cancellation, method=method, model="clip")
+    return explain_module(subject, models, budget, cancellation, method="clip_occlusion", model="clip")

@@ -34,7 +34,6 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         models,
         method="grad_cam",
         model="face_cnn",
-        kind="signed",
         values=values.numpy(),
         score=score,
         unit="gradient-weighted activation",

@@ -69,7 +69,6 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         models,
         method="lime",
         model="face_cnn",
-        kind="signed",
         values=weights[labels].astype(np.float32),
         score=logit,
         unit="logits per superpixel",

@@ -66,7 +66,6 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         models,
         method="shap",
         model="face_cnn",
-        kind="signed",
         values=values.reshape(*crop.shape[:2], -1).sum(axis=2).astype(np.float32),
         score=logit,
         unit="logits per pixel",

@@ -10,5 +10,6 @@ from .integrated_gradients import explain_module
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the head's score; ``values`` [224, 224], positive speaks for fake; quality as for the face CNN."""
-    method = "tokens_integrated_gradients"
-    return explain_module(subject, models, budget, cancellation, method=method, model="token_head")
+    return explain_module(
+        subject, models, budget, cancellation, method="tokens_integrated_gradients", model="token_head"
+    )

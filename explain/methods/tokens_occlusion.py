@@ -10,5 +10,4 @@ from .occlusion import explain_module
 
 def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Cancellation) -> Attribution:
     """Explain the head's score; ``values`` [224, 224], positive speaks for fake."""
-    method = "tokens_occlusion"
-    return explain_module(subject, models, budget, cancellation, method=method, model="token_head")
+    return explain_module(subject, models, budget, cancellation, method="tokens_occlusion", model="token_head")

@@ -203,7 +203,9 @@ def test_what_does_not_apply_says_so(encode, coffee, subject):
         read_subject(encode(coffee), -1)
 
 
-@pytest.mark.parametrize("name", ["saliency", "integrated_gradients", "shap", "lime", "tokens_occlusion"])
+@pytest.mark.parametrize(
+    "name", ["saliency", "integrated_gradients", "shap", "lime", "clip_occlusion", "tokens_occlusion"]
+)
 def test_methods_stop_when_cancelled_or_over_budget(subject, name):
     calls = []
     token = Cancellation(60)
@@ -222,7 +224,7 @@ def test_methods_stop_when_cancelled_or_over_budget(subject, name):
         return crops[:, :, :, 0].mean(axis=(1, 2)).astype(np.float32)
 
     module = Stopper()
-    models = Models(face=module, token_head=module, scorer=score)
+    models = Models(face=module, clip=module, token_head=module, scorer=score)
     with pytest.raises(ExplainError) as caught:
         run_method(name, subject, models, Budget(), token)
     assert caught.value.code == "explain.cancelled"

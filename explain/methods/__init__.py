@@ -88,7 +88,7 @@ _ROWS = (
         "token_head",
         ".tokens_occlusion",
         "Fine structure: occlusion",
-        "How far the score for generated fine structure falls when a patch is covered with the mean colour.",
+        "How far the score for generated fine structure falls when a patch keeps only colours and grain.",
     ),
     Method(
         "tokens_integrated_gradients",
@@ -111,7 +111,7 @@ _ROWS = (
         "clip",
         ".clip_occlusion",
         "CLIP occlusion",
-        "How far CLIP's real/deepfake margin falls when a patch is covered with the mean colour.",
+        "How far CLIP's real/deepfake margin falls when a patch keeps only colours and grain.",
     ),
     Method(
         "ela",

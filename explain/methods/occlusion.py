@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler & Fergus 2014): how far a network's output falls when a patch is covered with the mean colour."""
+"""Occlusion (Zeiler & Fergus 2014): how far a network's output falls when a patch is covered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
 from ..subject import Subject
 from . import ExplainedModel
-from .gradients import BATCH, cancellable, mean_baseline, to_tensor
+from .background import BACKGROUND, background
+from .gradients import BATCH, cancellable, to_tensor
 from .results import OUTPUT_UNITS, network_result
 
 #: Side and stride of the covering patch in pixels of the 224 x 224 view. There are 13 x 13 = 169 positions, and
@@ -37,13 +38,14 @@ def explain_module(
 ) -> Attribution:
     """Explain one output of CLIP's view; ``values`` [224, 224], positive speaks for fake.
 
-    A pixel's value is how far the output falls when a patch is covered, averaged over all patches that contain the
-    pixel. A coarse map comes first. The finer one has larger patches where the budget's samples or seconds do not
-    suffice for all positions, and where it does not end in time, the coarse one is the answer; the settings say which
-    patch and stride were used.
+    A pixel's value is how far the output falls when a patch is covered with :func:`background`, averaged over all
+    patches that contain the pixel. A coarse map comes first. The finer one has larger patches where the budget's
+    samples or seconds do not suffice for all positions, and where it does not end in time, the coarse one is the
+    answer; the settings say which patch and stride were used.
     """
     started = time.perf_counter()
     pixels = to_tensor(subject.view)
+    hidden = torch.from_numpy(background(subject.view))[None]
     side = pixels.shape[1]
     forward = cancellable(models.module(model), cancellation)
     reserve = _RESERVE * cancellation.remaining
@@ -51,7 +53,7 @@ def explain_module(
         score = float(forward(pixels))  # outside the measured time: the first pass of a process is slower
         before = cancellation.elapsed
         used = grid(side, COARSE)
-        values = _occlude(forward, pixels, *used)
+        values = _occlude(forward, pixels, hidden, *used)
         each = (cancellation.elapsed - before) / COARSE
         finer = grid(side, min(budget.samples, _SHARE * cancellation.remaining / each))
         if finer != used:
@@ -62,7 +64,7 @@ def explain_module(
                 return forward(rows)
 
             with contextlib.suppress(_TooSlowError):
-                values, used = _occlude(in_time, pixels, *finer), finer
+                values, used = _occlude(in_time, pixels, hidden, *finer), finer
     return network_result(
         subject,
         models,
@@ -71,21 +73,25 @@ def explain_module(
         values=values,
         score=score,
         unit=f"{OUTPUT_UNITS[model]} per patch",
-        settings={"patch": used[0], "stride": used[1], "baseline": "mean colour"},
+        settings={"patch": used[0], "stride": used[1], "baseline": BACKGROUND},
         quality={},
         started=started,
     )
 
 
 def _occlude(
-    forward: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, patch: int, stride: int
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    pixels: torch.Tensor,
+    hidden: torch.Tensor,
+    patch: int,
+    stride: int,
 ) -> Float32Array:
-    """Return the map [H, W] of pixels [1, H, W, 3]."""
+    """Return the map [H, W] of pixels [1, H, W, 3]; a patch covers them with ``hidden``, shaped like them."""
     found = Occlusion(forward).attribute(
         pixels,
         sliding_window_shapes=(patch, patch, 3),
         strides=(stride, stride, 3),
-        baselines=mean_baseline(pixels),
+        baselines=hidden,
         perturbations_per_eval=BATCH,
     )
     # captum repeats the patch's difference in every channel; their mean is that difference

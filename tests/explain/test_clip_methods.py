@@ -12,6 +12,7 @@ from veridict.deploy.manifest import default_repository
 from veridict.explain.attribution import Budget, Cancellation
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import run_method
+from veridict.explain.methods.background import background
 from veridict.explain.methods.occlusion import COARSE, PATCH, STRIDE, grid
 from veridict.explain.models import Models
 from veridict.explain.subject import read_subject
@@ -34,11 +35,12 @@ def test_occlusion_finds_the_only_region_that_matters(subject, name):
     weights[96:128, 64:96] = 1e-3
     models = Models(clip=Linear(weights), token_head=Linear(weights))
     result = run_method(name, subject, models, Budget(samples=200))
-    inside = (subject.view[96:128, 64:96] - subject.view.mean(axis=(0, 1))).sum() * 1e-3
+    inside = (subject.view[96:128, 64:96] - background(subject.view)[96:128, 64:96]).sum() * 1e-3
     y, x = np.unravel_index(np.abs(result.values).argmax(), result.values.shape)
     assert 96 <= y < 128
     assert 64 <= x < 96
     assert np.sign(result.values[y, x]) == np.sign(inside)
+    assert abs(result.values).max() <= abs(inside) * 1.001
     assert np.abs(result.values[160:, 128:]).max() < 1e-4
     assert result.settings["stride"] == STRIDE
     assert run_method(name, subject, models, Budget(samples=40)).settings["stride"] > STRIDE

@@ -8,8 +8,8 @@ import torch
 from veridict.explain.attribution import Attribution, Budget, Cancellation
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import METHODS, run_method
+from veridict.explain.methods.background import background
 from veridict.explain.methods.lime_superpixels import superpixels
-from veridict.explain.methods.shap_partition import background
 from veridict.explain.models import Models
 from veridict.explain.subject import Subject, read_subject
 from veridict.export.bundled import FACE_WEIGHTS

@@ -1,7 +1,8 @@
 """The networks that are explained: the ones that the manifest of the served repository names.
 
-Gradient methods need a torch module, SHAP and LIME the served scorer. Both must be the network that judged: weights are
-loaded only if their sha256 is the manifest's, and they are compared with the server's answers where there is a server.
+Gradient methods need a torch module, SHAP and LIME the served scorer, occlusion the CPU profile's graph. All must be
+the network that judged: files are loaded only if their sha256 is the manifest's, and networks are compared with the
+server's answers where there is a server.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from veridict.forensics.arrays import Float32Array, Pixels
 from veridict.forensics.calibration import HEAD_FILE, load_calibration
 
 from .errors import ExplainError
-from .weights import load_encoder, load_face
+from .weights import load_encoder, load_face, load_served_encoder
 
 #: Scores a batch of face crops: uint8 [N, 224, 224, 3] -> logits float32 [N], positive means fake.
 Scorer = Callable[[Pixels], Float32Array]
@@ -126,11 +127,7 @@ class Models:
     @cached_property
     def clip(self) -> Any:
         """Return CLIP's real/deepfake margin in evaluation mode, its weights frozen; raises as :attr:`face`."""
-        if self._clip is not None:
-            return _frozen(self._clip)
-        from .torch_modules import ClipMargin
-
-        return _frozen(ClipMargin(self._encoder, load_prompt_bank(self.repository / PROMPT_BANK)))
+        return self._margin_of(lambda: self._encoder)
 
     @cached_property
     def token_head(self) -> Any:
@@ -139,6 +136,16 @@ class Models:
         Raises:
             ExplainError: as :attr:`face`, or ``explain.not_applicable``: the calibration has no such head.
         """
+        return self._token_score_of(lambda: self._encoder)
+
+    def _margin_of(self, encoder: Callable[[], Any]) -> Any:
+        if self._clip is not None:
+            return _frozen(self._clip)
+        from .torch_modules import ClipMargin
+
+        return _frozen(ClipMargin(encoder(), load_prompt_bank(self.repository / PROMPT_BANK)))
+
+    def _token_score_of(self, encoder: Callable[[], Any]) -> Any:
         if self._token_head is not None:
             return _frozen(self._token_head)
         from .torch_modules import TokenScore
@@ -149,7 +156,7 @@ class Models:
             raise ExplainError("explain.model_unavailable", str(error)) from error
         if head is None:
             raise ExplainError("explain.not_applicable", "the served calibration has no head on CLIP's class tokens")
-        return _frozen(TokenScore(self._encoder, head))
+        return _frozen(TokenScore(encoder(), head))
 
     @cached_property
     def _encoder(self) -> Any:
@@ -158,9 +165,32 @@ class Models:
             _if_served(lambda: self._compare_encoder(encoder, server))
         return encoder
 
+    @cached_property
+    def _served_encoder(self) -> Any:
+        """Return the image encoder of the CPU profile, or torch's where the repository has only engines for GPUs."""
+        import torch
+
+        network = load_served_encoder(_manifest(self.repository), torch.get_num_threads())
+        if network is None:
+            return self._encoder
+        from .torch_modules import ServedEncoder
+
+        encoder = ServedEncoder(network)
+        if (server := self._server) is not None:
+            _if_served(lambda: self._compare_encoder(encoder, server))
+        return encoder
+
     def module(self, model: str) -> Any:
         """Return the torch module of ``face_cnn``, ``clip`` or ``token_head``; raises as these."""
         return getattr(self, {"face_cnn": "face"}.get(model, model))
+
+    def without_gradients(self, model: str) -> Any:
+        """Return the output ``clip`` or ``token_head`` as it is served: faster than :meth:`module`; raises as these.
+
+        It computes as many rows at a time as torch has threads.
+        """
+        build = {"clip": self._margin_of, "token_head": self._token_score_of}[model]
+        return build(lambda: self._served_encoder)
 
     @cached_property
     def scorer(self) -> Scorer:

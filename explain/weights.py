@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veridict.deploy.manifest import Manifest, weights_sha256
+from veridict.deploy.manifest import Manifest, file_sha256, weights_sha256
 from veridict.forensics import signature as sig
 
 from .errors import ExplainError
@@ -29,6 +29,27 @@ def load_face(manifest: Manifest) -> Any:
         raise ImportError(f"explaining the face CNN needs torch: pip install 'veridict[explain]' ({error})") from error
     (path,) = _weights(manifest, sig.FACE_CNN.name)
     return load_face_cnn(path)
+
+
+def load_served_encoder(manifest: Manifest, threads: int) -> Any:
+    """Return CLIP's image encoder as the CPU profile serves it on this processor; None if the repository has no such.
+
+    Pixels uint8 [N, H, W, 3] -> embedding [N, D], class tokens [N, K, W]; ``threads`` rows are computed at a time.
+
+    Raises:
+        ExplainError: ``explain.model_unavailable``: a file of the encoder is not the one that the manifest names.
+    """
+    from veridict.deploy.serving.cpu_runtime import load_network
+
+    name = sig.CLIP_IMAGE.name
+    if "cpu" not in manifest.networks[name].graphs:
+        return None
+    graph = manifest.graph(name, "cpu")
+    for file, digest in manifest.files.items():
+        path = manifest.path(file)
+        if path.parent == graph.parent and (not path.is_file() or file_sha256(path) != digest):
+            raise ExplainError("explain.model_unavailable", f"{path} is not the file that judged")
+    return load_network(graph, threads)
 
 
 def load_encoder(manifest: Manifest) -> Any:

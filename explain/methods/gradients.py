@@ -22,12 +22,12 @@ def to_tensor(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(pixels.copy()).to(torch.float32)[None]
 
 
-def cancellable(module: Any, cancellation: Cancellation) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the module as a function float [N, H, W, 3] -> [N] that checks for cancellation every ``BATCH`` images."""
+def cancellable(module: Any, cancellation: Cancellation, batch: int = BATCH) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the module as a function float [N, H, W, 3] -> [N] that checks for cancellation every ``batch`` images."""
 
     def forward(pixels: torch.Tensor) -> torch.Tensor:
         parts = []
-        for rows in pixels.split(BATCH):
+        for rows in pixels.split(batch):
             cancellation.check()
             parts.append(module(rows)[:, 0])
         return torch.cat(parts)

@@ -16,7 +16,7 @@ from ..models import Models
 from ..subject import Subject
 from . import ExplainedModel
 from .background import BACKGROUND, background
-from .gradients import BATCH, cancellable, to_tensor
+from .gradients import cancellable, to_tensor
 from .results import OUTPUT_UNITS, network_result
 
 #: Side and stride of the covering patch in pixels of the 224 x 224 view. There are 13 x 13 = 169 positions, and
@@ -47,7 +47,7 @@ def explain_module(
     pixels = to_tensor(subject.view)
     hidden = torch.from_numpy(background(subject.view))[None]
     side = pixels.shape[1]
-    forward = cancellable(models.module(model), cancellation)
+    forward = cancellable(models.without_gradients(model), cancellation, torch.get_num_threads())
     reserve = _RESERVE * cancellation.remaining
     with torch.no_grad():
         score = float(forward(pixels))  # outside the measured time: the first pass of a process is slower
@@ -92,7 +92,7 @@ def _occlude(
         sliding_window_shapes=(patch, patch, 3),
         strides=(stride, stride, 3),
         baselines=hidden,
-        perturbations_per_eval=BATCH,
+        perturbations_per_eval=torch.get_num_threads(),
     )
     # captum repeats the patch's difference in every channel; their mean is that difference
     values: Float32Array = found.mean(dim=3)[0].numpy()

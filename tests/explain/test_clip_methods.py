@@ -1,6 +1,7 @@
 """Occlusion, and the two outputs of CLIP that are explained: its margin and the head on its class tokens."""
 
 import json
+import re
 import shutil
 import time
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from veridict.deploy.manifest import default_repository
+from veridict.deploy.manifest import default_repository, read_manifest
 from veridict.explain.attribution import Budget, Cancellation
 from veridict.explain.errors import ExplainError
 from veridict.explain.methods import run_method
@@ -17,6 +18,7 @@ from veridict.explain.methods.occlusion import COARSE, PATCH, STRIDE, grid
 from veridict.explain.models import Models
 from veridict.explain.subject import read_subject
 from veridict.explain.torch_modules import TokenScore
+from veridict.explain.weights import load_served_encoder
 from veridict.forensics.token_head import TokenHead
 
 from .known_models import Linear
@@ -125,6 +127,42 @@ def test_the_bundled_clip_is_explained_by_its_own_outputs(subject, model):
     result = run_method(name, subject, models, Budget(samples=20))
     with torch.inference_mode():
         output = models.module(model)(torch.from_numpy(subject.view.copy()).float()[None])
-    assert output.shape == (1, 1)
-    assert result.score == pytest.approx(output.item(), abs=1e-3)
+        served = models.without_gradients(model)(torch.from_numpy(subject.view.copy())[None])
+    assert output.shape == served.shape == (1, 1)
+    assert result.score == pytest.approx(served.item(), abs=1e-5)
+    rounding = {"clip": 0.4, "token_head": 0.15}[model]  # of 8-bit integers
+    assert result.score == pytest.approx(output.item(), abs=rounding)
     assert result.region == subject.view_region
+
+
+@pytest.fixture
+def linked_repository(tmp_path):
+    """The bundled repository as links to its files, so that a test can replace single ones."""
+    source = default_repository()
+    for path in source.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            (tmp_path / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path.relative_to(source)).symlink_to(path)
+    return tmp_path
+
+
+def replace(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.w7a8.onnx"])
+def test_a_graph_that_did_not_judge_is_not_explained(subject, linked_repository, file):
+    graph = linked_repository / "clip_image/1" / file
+    replace(graph, graph.read_bytes()[:-1] + b"x")
+    with pytest.raises(ExplainError, match=re.escape(file)) as caught:
+        run_method("tokens_occlusion", subject, Models(repository=linked_repository), Budget(samples=20))
+    assert caught.value.code == "explain.model_unavailable"
+
+
+def test_a_repository_with_only_engines_for_gpus_has_no_encoder_for_this_processor(linked_repository):
+    manifest = linked_repository / "manifest.json"
+    document = json.loads(manifest.read_text())
+    document["networks"]["clip_image"]["graphs"] = {"gpu": "clip_image/1/model.onnx"}
+    replace(manifest, json.dumps(document).encode())
+    assert load_served_encoder(read_manifest(linked_repository), threads=1) is None

@@ -7,6 +7,7 @@ from typing import Any
 
 from veridict.deploy.manifest import Manifest, file_sha256, weights_sha256
 from veridict.forensics import signature as sig
+from veridict.forensics.allocation import release_freed_memory
 
 from .errors import ExplainError
 
@@ -74,4 +75,7 @@ def load_encoder(manifest: Manifest) -> Any:
         backbone = load_clip(name, path)
     else:
         backbone = load_clip(name)  # MODEL:PRETRAINED, from the hub or its cache
-    return ImageEncoder(backbone)
+    encoder = ImageEncoder(backbone)
+    del backbone  # the text tower is not explained
+    release_freed_memory()
+    return encoder

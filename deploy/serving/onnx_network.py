@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from veridict.forensics.allocation import release_freed_memory
 from veridict.forensics.arrays import AnyArray, Float32Array
 from veridict.forensics.onnx_runtime import open_session
 
@@ -30,6 +31,7 @@ class OnnxNetwork:
         )
         self._pool = ThreadPoolExecutor(threads or usable_cores(), thread_name_prefix="onnx-network")
         self(np.zeros((1, *wanted.shape[1:]), self._dtype))
+        release_freed_memory()
 
     def __call__(self, rows: AnyArray) -> tuple[Float32Array, ...]:
         """Return the rows [N, ...] float32 of every output, in the graph's order, for input rows [N, ...] with N > 0.

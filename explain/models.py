@@ -105,6 +105,7 @@ class Models:
         self.repository = repository or default_repository()
         self.versions = model_versions(self.repository)
         self._compared_face = False
+        self._served: dict[str, Any] = {}
 
     @cached_property
     def face(self) -> Any:
@@ -189,8 +190,10 @@ class Models:
 
         It computes as many rows at a time as torch has threads.
         """
-        build = {"clip": self._margin_of, "token_head": self._token_score_of}[model]
-        return build(lambda: self._served_encoder)
+        if model not in self._served:
+            build = {"clip": self._margin_of, "token_head": self._token_score_of}[model]
+            self._served[model] = build(lambda: self._served_encoder)
+        return self._served[model]
 
     @cached_property
     def scorer(self) -> Scorer:

@@ -58,15 +58,16 @@ def test_a_grid_has_no_more_positions_than_the_budget(positions):
 
 
 class Slow(Linear):
-    """Takes ``seconds`` per pass, and from pass ``late`` on ten times as long."""
+    """Takes ``seconds`` per image, and from image ``late`` on ten times as long."""
 
     def __init__(self, seconds, late=10**6):
         super().__init__(np.ones((224, 224, 3)) * 1e-5)
-        self.seconds, self.late, self.passes = seconds, late, 0
+        self.seconds, self.late, self.images = seconds, late, 0
 
     def forward(self, pixels):
-        self.passes += 1
-        time.sleep(self.seconds * (10 if self.passes > self.late else 1))
+        for _ in range(len(pixels)):
+            self.images += 1
+            time.sleep(self.seconds * (10 if self.images > self.late else 1))
         return super().forward(pixels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -91,14 +92,18 @@ def _tensor_problems(repository: Path, path: Path, model: Model, manifest: Manif
 
 def file_problems(manifest: Manifest) -> list[str]:
     """Return which files are missing, altered or not in the manifest."""
-    problems = [
-        f"{name} is not in the manifest" for name in tracked_files(manifest.folder) if name not in manifest.files
-    ]
-    for name, expected in manifest.files.items():
+    unknown = [name for name in tracked_files(manifest.folder) if name not in manifest.files]
+    return [f"{name} is not in the manifest" for name in unknown] + altered_files(manifest, manifest.files)
+
+
+def altered_files(manifest: Manifest, names: Iterable[str]) -> list[str]:
+    """Return which of these files of the manifest are missing or altered."""
+    problems = []
+    for name in names:
         path = manifest.path(name)
         if not path.exists():
             problems.append(f"{name} is missing")
-        elif file_sha256(path) != expected:
+        elif file_sha256(path) != manifest.files[name]:
             problems.append(f"{name} differs from the manifest")
     return problems
 

@@ -161,10 +161,7 @@ class Models:
 
     @cached_property
     def _encoder(self) -> Any:
-        encoder = _frozen(load_encoder(_manifest(self.repository)))
-        if (server := self._server) is not None:
-            _if_served(lambda: self._compare_encoder(encoder, server))
-        return encoder
+        return self._compared(_frozen(load_encoder(_manifest(self.repository))))
 
     @cached_property
     def _served_encoder(self) -> Any:
@@ -176,7 +173,10 @@ class Models:
             return self._encoder
         from .torch_modules import ServedEncoder
 
-        encoder = ServedEncoder(network)
+        return self._compared(ServedEncoder(network))
+
+    def _compared(self, encoder: Any) -> Any:
+        """Return the image encoder; where there is a server, it was compared with the served one."""
         if (server := self._server) is not None:
             _if_served(lambda: self._compare_encoder(encoder, server))
         return encoder

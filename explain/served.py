@@ -9,7 +9,7 @@ import numpy as np
 from opentelemetry import propagate
 
 from veridict.client import ClientConfig
-from veridict.forensics.arrays import Float32Array, Pixels
+from veridict.forensics.arrays import AnyArray, Float32Array, Pixels
 from veridict.forensics.signature import EXPLANATION_PRIORITY, FACE_CNN, FACE_CNN_EXPLAIN, Model
 
 from .errors import ExplainError
@@ -91,3 +91,8 @@ class FaceScorer(ServedNetwork):
     def __call__(self, crops: Pixels) -> Float32Array:
         """Return one logit per crop, none for no crop; raises as :meth:`run`."""
         return self.run(crops)[:, 0] if len(crops) else np.zeros(0, np.float32)
+
+
+def as_pixels(values: AnyArray) -> Pixels:
+    """Return perturbed images [N, H, W, 3] as the uint8 that served networks take; fractions are rounded."""
+    return np.asarray(np.clip(np.rint(values.astype(np.float32)), 0, 255), dtype=np.uint8)

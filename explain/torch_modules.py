@@ -12,6 +12,8 @@ from veridict.forensics.arrays import Float32Array, Pixels
 from veridict.forensics.judgement import PromptBank
 from veridict.forensics.token_head import TokenHead
 
+from .served import as_pixels
+
 
 class ServedEncoder(torch.nn.Module):
     """The image encoder in the runtime and precision of the CPU profile: no gradients, but half of torch's time."""
@@ -23,8 +25,7 @@ class ServedEncoder(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the embedding and the class tokens of pixels in 0..255; fractions are rounded."""
-        rows = pixels.to(torch.float32).round().clamp(0, 255).to(torch.uint8).numpy()
-        return tuple(torch.from_numpy(output) for output in self.network(rows))
+        return tuple(torch.from_numpy(output) for output in self.network(as_pixels(pixels.numpy())))
 
 
 class ClipMargin(torch.nn.Module):

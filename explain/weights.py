@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from veridict.deploy.manifest import Manifest, file_sha256, weights_sha256
+from veridict.deploy.manifest import Manifest, weights_sha256
+from veridict.deploy.repository import altered_files
 from veridict.forensics import signature as sig
 from veridict.forensics.allocation import release_freed_memory
 
@@ -46,10 +47,9 @@ def load_served_encoder(manifest: Manifest, threads: int) -> Any:
     if "cpu" not in manifest.networks[name].graphs:
         return None
     graph = manifest.graph(name, "cpu")
-    for file, digest in manifest.files.items():
-        path = manifest.path(file)
-        if path.parent == graph.parent and (not path.is_file() or file_sha256(path) != digest):
-            raise ExplainError("explain.model_unavailable", f"{path} is not the file that judged")
+    files = [file for file in manifest.files if manifest.path(file).parent == graph.parent]
+    if problems := altered_files(manifest, files):
+        raise ExplainError("explain.model_unavailable", f"{manifest.folder}: {'; '.join(problems)}")
     return load_network(graph, threads)
 
 

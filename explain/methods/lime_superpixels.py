@@ -13,9 +13,9 @@ from veridict.forensics.arrays import AnyArray, Float64Array, Int64Array, Pixels
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
+from ..served import as_pixels
 from ..subject import Subject
 from .results import network_result
-from .shap_partition import as_crops
 
 #: Superpixels asked of SLIC (Achanta et al. 2012). A few hundred samples determine about fifty weights well.
 SEGMENTS = 50
@@ -47,7 +47,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
 
     def score(crops: AnyArray) -> Float64Array:
         cancellation.check()
-        logits = score_batch(as_crops(np.asarray(crops))).astype(np.float64)
+        logits = score_batch(as_pixels(np.asarray(crops))).astype(np.float64)
         return np.stack([-logits, logits], axis=1)  # lime wants a column per class and explains one
 
     found = lime_image.LimeImageExplainer(random_state=_SEED, feature_selection="none").explain_instance(

@@ -6,10 +6,11 @@ import time
 
 import numpy as np
 
-from veridict.forensics.arrays import AnyArray, Float64Array, Pixels
+from veridict.forensics.arrays import AnyArray, Float64Array
 
 from ..attribution import Attribution, Budget, Cancellation
 from ..models import Models
+from ..served import as_pixels
 from ..subject import Subject
 from .background import BACKGROUND, background
 from .results import network_result
@@ -32,7 +33,7 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         nonlocal calls
         cancellation.check()
         calls += len(crops)
-        return score_batch(as_crops(crops)).astype(np.float64)
+        return score_batch(as_pixels(crops)).astype(np.float64)
 
     crop = subject.crop
     masker = shap.maskers.Image(background(crop), crop.shape)
@@ -61,8 +62,3 @@ def attribute(subject: Subject, models: Models, budget: Budget, cancellation: Ca
         },
         started=started,
     )
-
-
-def as_crops(pixels: AnyArray) -> Pixels:
-    """Return perturbed crops [N, H, W, 3] as the uint8 that the server takes; fractions are rounded."""
-    return np.asarray(np.clip(np.rint(pixels.astype(np.float32)), 0, 255), dtype=np.uint8)
